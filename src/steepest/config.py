@@ -1,9 +1,10 @@
-"""Configuration: frozen pydantic models, TOML on disk, ``a.b=c`` overrides, and errors that name the key.
+"""Configuration: frozen pydantic models, TOML on disk, ``a.b=c`` overrides, errors that name the key.
 
 Knows no room. Every room owns one ``RoomConfig`` with its defaults; ``train/run.py`` composes them.
 Units on the command line: durations ("90s", "10m", "1h30m"), counts ("1.5M", "20k"), bytes ("2GB").
 """
 
+import copy
 import difflib
 import json
 import re
@@ -34,7 +35,7 @@ class RoomConfig(BaseModel):
 
     def replace(self, **changes: Any) -> Self:
         """Return a validated copy with some fields changed."""
-        return build(type(self), {**self.model_dump(), **changes})
+        return build(type(self), {**self.model_dump(exclude_unset=True), **changes})
 
 
 def build(kind: type[Config], values: Mapping[str, Any], where: str = "config") -> Config:
@@ -45,15 +46,16 @@ def build(kind: type[Config], values: Mapping[str, Any], where: str = "config") 
         raise ConfigError(f"{where}: {_explain(kind, error)}") from None
 
 
-def load_toml(kind: type[Config], path: Path) -> Config:
-    """Read and validate a TOML file."""
+def load_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file into plain values, to be given to ``build``."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
-    return build(kind, values, where=str(path))
 
 
 def dump_toml(config: RoomConfig, header: Mapping[str, Any] | None = None) -> str:
@@ -72,31 +74,25 @@ def dump_toml(config: RoomConfig, header: Mapping[str, Any] | None = None) -> st
     return "\n".join(lines) + "\n"
 
 
-def with_overrides(config: Config, overrides: Iterable[str]) -> Config:
-    """Apply ``"room.key=value"`` strings; values are read as TOML, anything else as a string.
+def override(values: Mapping[str, Any], changes: Iterable[str]) -> dict[str, Any]:
+    """Apply ``"table.key=value"`` strings; a value is read as TOML, and as plain text where that fails.
 
-    >>> class Inner(RoomConfig):
-    ...     lr: float = 1e-3
-    >>> class Outer(RoomConfig):
-    ...     optim: Inner = Inner()
-    >>> with_overrides(Outer(), ["optim.lr=0.01"]).optim.lr
-    0.01
+    >>> override({"optim": {"lr": 1}}, ["optim.lr=0.01", "optim.optimizer=sgd"])
+    {'optim': {'lr': 0.01, 'optimizer': 'sgd'}}
     """
-    values = config.model_dump()
-    for override in overrides:
-        key, equals, text = override.partition("=")
+    result = copy.deepcopy(dict(values))
+    for change in changes:
+        key, equals, text = change.partition("=")
         if not equals or not key.strip():
-            raise ConfigError(f'--set expects "key=value", for example "optim.lr=1e-3"; got "{override}"')
+            raise ConfigError(f'--set expects "key=value", for example "optim.lr=1e-3"; got "{change}"')
         *path, last = key.strip().split(".")
-        table = values
-        for step, part in enumerate(path):
-            if not isinstance(table.get(part), dict):
-                raise ConfigError(
-                    f'unknown key "{".".join(path[: step + 1])}"{_nearest(part, _tables(table))}'
-                )
-            table = table[part]
+        table = result
+        for part in path:
+            table = table.setdefault(part, {})
+            if not isinstance(table, dict):
+                raise ConfigError(f'--set {change}: "{part}" is a value, not a table')
         table[last] = _parse_value(text.strip())
-    return build(type(config), values, where="--set")
+    return result
 
 
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
@@ -171,10 +167,6 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     return f'; did you mean "{close[0]}"?' if close else ""
 
 
-def _tables(values: Mapping[str, Any]) -> list[str]:
-    return [key for key, value in values.items() if isinstance(value, dict)]
-
-
 def _explain(kind: type[RoomConfig], error: ValidationError) -> str:
     """The first problem of a pydantic error, in one line; says how many more there are."""
     problems = error.errors()
@@ -222,7 +214,8 @@ def _toml_value(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(_toml_value(item) for item in value) + "]"
     if isinstance(value, str):
-        return json.dumps(value)  # a JSON string is a TOML basic string, but for DEL and lone surrogates
+        # A JSON string is a TOML basic string, but for surrogate pairs (so none are made) and DEL.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, bool):
         return "true" if value else "false"
     return repr(value)

@@ -20,6 +20,7 @@ import os
 import re
 import shutil
 import time
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,9 +51,9 @@ class RunFolder:
     history = property(lambda self: self.path / "history", doc="What rewinds abandoned.")
     result = property(lambda self: self.path / "result.json", doc="What was reached.")
 
-    def append_metrics(self, record: dict[str, Any]) -> None:
-        """Append one line to ``metrics.jsonl``."""
-        _append(self.metrics, record)
+    def append_metrics(self, *records: dict[str, Any]) -> None:
+        """Append lines to ``metrics.jsonl``."""
+        _append(self.metrics, *records)
 
     def append_event(self, kind: str, **fields: Any) -> None:
         """Append one line to ``events.jsonl``, with the time of day."""
@@ -184,12 +185,12 @@ def remove_run(run: RunFolder) -> None:
     shutil.rmtree(run.path, ignore_errors=True)
 
 
-def _append(path: Path, record: dict[str, Any]) -> None:
+def _append(path: Path, *records: dict[str, Any]) -> None:
     try:
         with path.open("ab") as file:
             if file.tell() and not _ends_with_newline(path):
                 file.write(b"\n")  # a killed writer's broken line must not swallow this one
-            file.write(_line(record).encode())
+            file.write("".join(map(_line, records)).encode())
     except OSError as error:
         raise StorageError(
             f"{path}: cannot write: {error.strerror}; free some space, then resume the run"
@@ -221,3 +222,32 @@ def _check_format(path: Path) -> None:
         raise RunError(
             f"{path} was made by a newer steepest (run format {match[1]}, this one reads up to {FORMAT}); upgrade steepest"
         )
+
+
+def summarize_run(run: RunFolder) -> dict[str, Any]:
+    """One row of the table of runs, from the files alone; a half-written run gives what it has."""
+    try:
+        config = tomllib.loads(run.config.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError):
+        config = {}
+    try:
+        result = json.loads(run.result.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        result = {}
+    last: dict[str, Any] = {}
+    evaluation: dict[str, Any] = {}
+    for record in read_lines(run.metrics):
+        last = record
+        evaluation = record.get("evaluation", evaluation)
+    model = config.get("model", {})
+    return {
+        "run": run.name,
+        "state": "finished" if result else "unfinished",
+        "data": config.get("data", {}).get("sources", []),
+        "depth": model.get("depth", 0),
+        "width": model.get("width", 0),
+        "step": result.get("step", last.get("step", 0)),
+        "tokens": result.get("tokens", last.get("tokens", 0)),
+        "seconds": result.get("seconds", last.get("seconds", 0.0)),
+        **result.get("held_out", evaluation),
+    }

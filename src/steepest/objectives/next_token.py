@@ -54,7 +54,9 @@ class NextToken(Objective):
         self.trunk = trunk
         self.head = VocabularyHead(trunk)
         self.register_buffer(
-            "token_bytes_V", torch.from_numpy(np.ascontiguousarray(token_bytes, dtype=np.int64)), persistent=False
+            "token_bytes_V",
+            torch.from_numpy(np.ascontiguousarray(token_bytes, dtype=np.int64)),
+            persistent=False,
         )
 
     def hidden(self, batch: Batch) -> Tensor:

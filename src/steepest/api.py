@@ -1,0 +1,335 @@
+"""The front door in Python: ten lines do what the command does.
+
+import steepest
+run = steepest.train("corpus.txt", time="10m")
+print(run.metrics["bits_per_byte"])
+print(run.generate("Once upon a time", max_tokens=200))
+"""
+
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from steepest.checkpoint import list_checkpoints, load_checkpoint, newest_whole
+from steepest.config import build, dump_toml, load_toml, override, parse_count, parse_duration
+from steepest.data import Corpus, default_cache, evaluation_batches, prepare_corpus
+from steepest.errors import CheckpointError, ConfigError, RunError
+from steepest.model import Transformer, generate
+from steepest.objectives import NextToken
+from steepest.planning import choose
+from steepest.runs import FORMAT, RunFolder, check_new_name, create_run, open_run, write_atomically
+from steepest.tokenizer import Tokenizer
+from steepest.train.evaluate import evaluate
+from steepest.train.run import Listener, RunConfig, compose
+from steepest.train.session import Result, Session
+
+RUNS = Path("runs")
+
+
+def _silent(name: str, fields: dict[str, Any]) -> None:
+    """Listen to nothing."""
+
+
+@dataclass
+class TrainedRun:
+    """A run's chosen weights, ready to use.
+
+    Attributes:
+        folder: the run folder.
+        step: the step the weights are from.
+        result: what the session that made it reached, if it was trained just now.
+    """
+
+    folder: RunFolder
+    config: RunConfig
+    tokenizer: Tokenizer
+    objective: NextToken
+    step: int
+    result: Result | None = None
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Held-out metrics of the run just trained (``evaluate`` makes them anew)."""
+        return self.result.metrics if self.result else {}
+
+    def generate(
+        self,
+        prompt: str = "",
+        *,
+        max_tokens: int = 200,
+        temperature: float = 0.8,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+    ) -> str:
+        """Continue a prompt; the text that comes after it is returned."""
+        return "".join(
+            self.stream(
+                prompt, max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
+            )
+        )
+
+    def stream(
+        self,
+        prompt: str = "",
+        *,
+        max_tokens: int = 200,
+        temperature: float = 0.8,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+    ) -> Iterator[str]:
+        """Like ``generate``, but piece by piece, as soon as a piece is whole UTF-8."""
+        self.objective.eval()
+        ids = [self.tokenizer.end_of_text, *self.tokenizer.encode(prompt).tolist()]
+        tokens = generate(
+            self.objective.trunk,
+            self.objective.head,
+            ids,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            generator=torch.Generator().manual_seed(seed),
+            stop=(self.tokenizer.end_of_text,),
+        )
+        return self.tokenizer.decode_stream(tokens)
+
+    def evaluate(
+        self, sources: Sequence[str] = (), *, cache: Path | None = None, listen: Listener = _silent
+    ) -> dict[str, float]:
+        """Loss, bits per byte, perplexity and accuracy on the run's held-out text, or on other data, whole."""
+        data = self.config.data
+        if sources:
+            data = data.replace(sources=[str(source) for source in sources])
+        corpus = prepare_corpus(
+            data, self.config.tokenizer.replace(kind=str(self.folder.tokenizer), vocab_size="auto")
+            if sources else self.config.tokenizer, cache or default_cache(),
+            progress=lambda stage, done, total: listen("progress", {"stage": stage, "done": done, "total": total}),
+        )  # fmt: skip
+        stores = [corpus.train, corpus.validation] if sources else [corpus.validation]
+        batches = (
+            batch for store in stores
+            for batch in evaluation_batches(store, context=self.config.model.context, batch=32)
+        )  # fmt: skip
+        return evaluate(self.objective, batches)
+
+
+def train(
+    *sources: str | Path,
+    time: str | float | None = None,
+    steps: int | None = None,
+    tokens: int | str | None = None,
+    epochs: float | None = None,
+    name: str | None = None,
+    runs: Path | str = RUNS,
+    cache: Path | str | None = None,
+    config: Mapping[str, Any] | Path | str | None = None,
+    overrides: Iterable[str] = (),
+    listen: Listener = _silent,
+    started: float | None = None,
+) -> TrainedRun:
+    """Train a model on text within a budget; returns the run, its best weights loaded.
+
+    Args:
+        sources: files, folders, globs, "hf:NAME", "python-docs" or "python-stdlib" (the default is "python-docs").
+        time: wall clock for everything, such as "10m" (or seconds); or one of ``steps``, ``tokens``, ``epochs``.
+        name: the run's name; the next free ``run-001`` ... without one.
+        config: a TOML file or a mapping with the tables of ``RunConfig``; what it leaves out is chosen.
+        overrides: strings such as "optim.lr=1e-3".
+        listen: called with every event's name and fields.
+        started: ``time.monotonic()`` when the command began (now, if not given).
+
+    Raises:
+        SteepestError: for anything the caller can mend, before anything is written.
+    """
+    began = _now() if started is None else started
+    runs = Path(runs)
+    if name is not None:
+        check_new_name(runs, name)
+    values = load_toml(Path(config)) if isinstance(config, str | Path) else dict(config or {})
+    values = _without_format(values)  # a run.toml may be given as it is
+    if sources:
+        values["data"] = {**values.get("data", {}), "sources": [str(source) for source in sources]}
+    budget = {
+        "time": parse_duration(time) if isinstance(time, str) else time,
+        "steps": steps,
+        "tokens": parse_count(tokens) if isinstance(tokens, str) else tokens,
+        "epochs": epochs,
+    }
+    if any(value is not None for value in budget.values()):
+        others = {key: value for key, value in values.get("train", {}).items() if key not in budget}
+        values["train"] = {**others, **{key: value for key, value in budget.items() if value is not None}}
+    given = build(RunConfig, override(values, overrides))
+    cache_path = Path(cache) if cache else default_cache()
+    corpus = prepare_corpus(
+        given.data,
+        given.tokenizer,
+        cache_path,
+        progress=lambda stage, done, total: listen(
+            "progress", {"stage": stage, "done": done, "total": total}
+        ),
+    )
+    tokenizer = Tokenizer.load(corpus.tokenizer)
+    listen("data", {"corpus": corpus, "tokenizer": tokenizer})
+    resolved, plan = choose(given, corpus, tokenizer, started=began, listen=listen)
+    state = compose(resolved, corpus, tokenizer)
+    folder = create_run(runs, name)
+    write_atomically(folder.config, dump_toml(resolved, header={"format": FORMAT}))
+    tokenizer.save(folder.tokenizer)
+    folder.write_json(folder.plan, plan)
+    listen("run", {"folder": folder, "config": resolved, "plan": plan})
+    session = Session(resolved, folder, state, corpus, tokenizer, started=began, listen=listen)
+    return TrainedRun(folder, resolved, tokenizer, state.objective, state.step, session.run())
+
+
+def resume(
+    run: str | Path,
+    *,
+    runs: Path | str = RUNS,
+    cache: Path | str | None = None,
+    listen: Listener = _silent,
+    started: float | None = None,
+) -> TrainedRun:
+    """Go on with an interrupted run from its newest whole checkpoint, bit for bit."""
+    began = _now() if started is None else started
+    folder = open_run(run, Path(runs))
+    with folder.lock():
+        return _continue(folder, cache=cache, listen=listen, began=began, event="resumed")
+
+
+def rewind(
+    run: str | Path,
+    *,
+    to: int,
+    overrides: Iterable[str] = (),
+    new_name: str | None = None,
+    go_on: bool = True,
+    runs: Path | str = RUNS,
+    cache: Path | str | None = None,
+    listen: Listener = _silent,
+    started: float | None = None,
+) -> TrainedRun | RunFolder:
+    """Go back to the newest whole checkpoint at or before a step, change what was a mistake, train on.
+
+    What is abandoned moves to ``history/``; with ``new_name`` the old run stays untouched and a copy goes on.
+    """
+    began = _now() if started is None else started
+    runs = Path(runs)
+    folder = open_run(run, runs)
+    config = build(RunConfig, override(_without_format(load_toml(folder.config)), overrides))
+    checkpoint = _checkpoint_at(folder, to)
+    step = int(checkpoint.name.removeprefix("step-"))
+    if new_name is not None:
+        check_new_name(runs, new_name)
+        folder = _copy(folder, checkpoint, create_run(runs, new_name), step)
+    with folder.lock():
+        if new_name is None:
+            _abandon_after(folder, step)
+        write_atomically(folder.config, dump_toml(config, header={"format": FORMAT}))
+        folder.append_event("rewound", asked=to, to=step, changes=list(overrides), origin=str(run))
+        listen("rewound", {"folder": folder, "to": step, "asked": to})
+        if not go_on:
+            return folder
+        return _continue(folder, cache=cache, listen=listen, began=began, event="resumed")
+
+
+def load(run: str | Path, *, runs: Path | str = RUNS, step: int | None = None) -> TrainedRun:
+    """Open a run for use: its best checkpoint by target metric, or the one at ``step``."""
+    folder = open_run(run, Path(runs))
+    config = load_run_config(folder)
+    tokenizer = Tokenizer.load(folder.tokenizer)
+    path = _checkpoint_at(folder, step, exactly=True) if step is not None else _best_checkpoint(folder)
+    tensors, record = load_checkpoint(path)
+    objective = NextToken(Transformer(config.model), tokenizer.token_bytes(), config.objective)
+    objective.load_state_dict(tensors["model"])
+    objective.eval()
+    return TrainedRun(folder, config, tokenizer, objective, int(record["step"]))
+
+
+def load_run_config(folder: RunFolder) -> RunConfig:
+    """The resolved config of a run."""
+    return build(RunConfig, _without_format(load_toml(folder.config)), where=str(folder.config))
+
+
+def _without_format(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key != "format"}
+
+
+def _continue(
+    folder: RunFolder, *, cache: Path | str | None, listen: Listener, began: float, event: str
+) -> TrainedRun:
+    """Compose a run from its folder, put the newest whole checkpoint back, train on."""
+    config = load_run_config(folder)
+    path, damaged = newest_whole(folder.checkpoints)
+    for line in damaged:
+        listen("event", {"event": "checkpoint passed over", "reason": line})
+        folder.append_event("checkpoint passed over", reason=line)
+    tensors, record = load_checkpoint(path)
+    corpus = _corpus(config, folder, cache, listen)
+    tokenizer = Tokenizer.load(folder.tokenizer)
+    listen("data", {"corpus": corpus, "tokenizer": tokenizer})
+    state = compose(config, corpus, tokenizer)
+    state.restore(tensors, record)
+    folder.truncate_metrics(state.step)
+    folder.append_event(event, step=state.step, seconds=state.seconds)
+    listen("run", {"folder": folder, "config": config, "resumed_at": state.step})
+    session = Session(config, folder, state, corpus, tokenizer, started=began, listen=listen)
+    return TrainedRun(folder, config, tokenizer, state.objective, state.step, session.run())
+
+
+def _checkpoint_at(folder: RunFolder, step: int, *, exactly: bool = False) -> Path:
+    """The newest whole checkpoint at or before a step."""
+    have = [number for number, _ in list_checkpoints(folder.checkpoints)]
+    if step < 0 or (exactly and step not in have) or not [number for number in have if number <= step]:
+        raise CheckpointError(
+            f"run {folder.name} has no checkpoint at {'' if exactly else 'or before '}step {step}; "
+            f"it has {', '.join(map(str, have)) or 'none'}"
+        )
+    return newest_whole(folder.checkpoints, before=step + 1)[0]
+
+
+def _best_checkpoint(folder: RunFolder) -> Path:
+    """The checkpoint the target metric chose; the newest whole one while a run is unfinished."""
+    newest, _ = newest_whole(folder.checkpoints)
+    _, record = load_checkpoint(newest)
+    best = record["best"].get("step")
+    paths = dict(list_checkpoints(folder.checkpoints))
+    return paths.get(int(best), newest) if best else newest
+
+
+def _copy(folder: RunFolder, checkpoint: Path, new: RunFolder, step: int) -> RunFolder:
+    """Begin a new run from another's checkpoint."""
+    shutil.copytree(checkpoint, new.checkpoints / checkpoint.name)
+    for name in ("tokenizer", "plan", "metrics", "events"):
+        source: Path = getattr(folder, name)
+        if source.exists():
+            shutil.copy2(source, getattr(new, name))
+    new.truncate_metrics(step)
+    return new
+
+
+def _abandon_after(folder: RunFolder, step: int) -> None:
+    """Move what came after a step to ``history/``: checkpoints, metric lines, config and result."""
+    number = len(list(folder.history.glob("*"))) + 1
+    place = folder.history / f"{number:03d}-after-step-{step:06d}"
+    place.mkdir(parents=True)
+    shutil.copy2(folder.config, place / "run.toml")
+    if folder.metrics.exists():
+        shutil.copy2(folder.metrics, place / "metrics.jsonl")
+        folder.truncate_metrics(step)
+    for later, path in list_checkpoints(folder.checkpoints):
+        if later > step:
+            (place / "checkpoints").mkdir(exist_ok=True)
+            path.rename(place / "checkpoints" / path.name)
+    if folder.result.exists():
+        folder.result.rename(place / "result.json")
+
+
+def _now() -> float:
+    return time.monotonic()

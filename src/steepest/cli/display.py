@@ -1,0 +1,193 @@
+"""What a person sees while a run goes on: a few plain lines, a live line in a terminal, the result.
+
+In a terminal a progress bar shows loss, bits per byte, learning rate, tokens per second and time left.
+Into a file or pipe the same figures are written as plain lines, about twenty in a run.
+"""
+
+import math
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
+
+PLAIN_LINES = 20
+
+
+class Display:
+    """Listens to a run's events and prints them."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False, soft_wrap=True)
+        self.live: Progress | None = None
+        self.task: Any = None
+        self._shown = -1.0
+        self._speed: tuple[float, int] | None = None
+        self._rate = 0.0
+        self._held_out = math.nan
+        self._plain_due = 0.0
+        self._bytes_per_token = 1.0
+        self._loss = math.nan
+
+    def __call__(self, name: str, fields: dict[str, Any]) -> None:
+        """Show one event."""
+        handler = getattr(self, f"_on_{name}", None)
+        if handler is not None:
+            handler(**fields)
+
+    def line(self, label: str, text: str) -> None:
+        """Print a labelled line."""
+        self.console.print(f"[bold]{label:<10}[/bold]{escape(text)}")
+
+    def close(self) -> None:
+        """End the live line."""
+        if self.live is not None:
+            self.live.stop()
+            self.live = None
+
+    # -- before training ------------------------------------------------------------------------------
+
+    def _on_progress(self, stage: str, done: int, total: int) -> None:
+        if self.console.is_terminal:
+            if self.live is None or self.live.tasks[0].description != stage:
+                self.close()
+                self.live = Progress(TextColumn("[bold]{task.description:<10}"), BarColumn(), _Bytes(),
+                                     console=self.console, transient=True)  # fmt: skip
+                self.task = self.live.add_task(stage, total=total or None)
+                self.live.start()
+            self.live.update(self.task, completed=done, total=total or None)
+
+    def _on_data(self, corpus: Any, tokenizer: Any) -> None:
+        self.close()
+        train, held = corpus.train, corpus.validation
+        tokens, size = len(train.tokens) + len(held.tokens), train.n_bytes + held.n_bytes
+        self._bytes_per_token = size / max(tokens, 1)
+        self.line("data", f"{in_bytes(size)}, {in_count(tokens)} tokens ({tokenizer.kind}, vocabulary "
+                  f"{tokenizer.vocab_size:,}, {self._bytes_per_token:.2f} bytes per token)")  # fmt: skip
+        self.line("", corpus.summary)
+
+    def _on_machine(self, threads: int, flops: float, device: str) -> None:
+        self.line(
+            "machine",
+            f"{device}, {threads} thread{'s' * (threads != 1)}, float32, {flops / 1e9:,.0f} GFLOP/s measured",
+        )
+
+    def _on_run(self, folder: Any, config: Any, plan: dict[str, Any], resumed_at: int | None = None) -> None:
+        model, train = config.model, config.train
+        self.line("model", f"{model.depth} layers x {model.width} wide, context {model.context}, "
+                  f"{in_count(plan['parameters'])} parameters")  # fmt: skip
+        budget = f"{duration(train.time)} in all" if train.time else f"{plan['steps']:,} steps"
+        self.line("plan", f"{budget}: about {in_count(plan['tokens'])} tokens ({plan['epochs']:.1f} epochs), batch "
+                  f"{config.batches.batch_tokens:,} tokens, {config.optim.optimizer} at {config.optim.lr:.2g}")  # fmt: skip
+        if resumed_at is not None:
+            self.line("resumed", f"at step {resumed_at:,}")
+        self.line("run", str(folder.path))
+        self.task = None
+        self._shown = time.monotonic()
+
+    # -- during training ------------------------------------------------------------------------------
+
+    def _on_step(self, record: dict[str, Any], share: float, left: float) -> None:
+        self._loss = record["loss"] if math.isnan(self._loss) else 0.95 * self._loss + 0.05 * record["loss"]
+        now = time.monotonic()
+        if self._speed is None:
+            self._speed = (now, record["tokens"])
+        if self.console.is_terminal:
+            if now - self._shown < 0.2 and self.task is not None:
+                return
+        elif share < self._plain_due:
+            return
+        began, tokens = self._speed
+        if now - began > 2.0 or not self._rate:
+            self._rate = (record["tokens"] - tokens) / max(now - began, 1e-9)
+            self._speed = (now, record["tokens"])
+        self._shown = now
+        held_out = "" if math.isnan(self._held_out) else f"held-out {self._held_out:.3f}  "
+        text = (
+            f"step {record['step']:,}  loss {self._loss:.3f}  "
+            f"{self._loss / math.log(2) / self._bytes_per_token:.3f} bits/byte  {held_out}"
+            f"lr {record['lr']:.1e}  {in_count(self._rate)} tokens/s  {duration(left)} left"
+        )
+        if self.console.is_terminal:
+            self._show_live(text, share)
+        else:
+            self._plain_due = share + 1 / PLAIN_LINES
+            self.line(f"{share:.0%}", text)
+
+    def _show_live(self, text: str, share: float) -> None:
+        if self.task is None:
+            self.live = Progress(BarColumn(bar_width=20), TextColumn("{task.percentage:>3.0f}%  {task.description}"),
+                                 console=self.console, transient=True, auto_refresh=False)  # fmt: skip
+            self.task = self.live.add_task(text, total=1.0)
+            self.live.start()
+        assert self.live is not None
+        self.live.update(self.task, completed=min(share, 1.0), description=escape(text))
+        self.live.refresh()
+
+    def _on_evaluation(self, record: dict[str, Any]) -> None:
+        self._held_out = record["evaluation"].get("bits_per_byte", math.nan)
+
+    def _on_event(self, event: str, **fields: Any) -> None:
+        if event in QUIET_EVENTS:
+            return
+        told = ", ".join(f"{key} {_short(value)}" for key, value in fields.items())
+        self.line("event", f"{event}: {told}" if told else event)
+
+    def _on_stopping(self, signal: int) -> None:
+        self.line("stopping", "after this step, with a checkpoint; once more stops at once")
+
+    def _on_rewound(self, folder: Any, to: int, asked: int) -> None:
+        where = f"step {to:,}" + ("" if to == asked else f" (the newest checkpoint at or before {asked:,})")
+        self.line("rewound", f"{folder.name} to {where}")
+
+    def _on_sampling(self) -> None:
+        self.close()
+
+
+QUIET_EVENTS = {"finished", "interrupted", "horizon fixed", "warm-up fixed"}
+
+
+class _Bytes(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        """Megabytes done of all."""
+        total = f" of {in_bytes(task.total)}" if task.total else ""
+        return Text(f"{in_bytes(task.completed)}{total}")
+
+
+def in_bytes(count: float) -> str:
+    """Bytes for people: "31.5 MB"."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return (
+                f"{count:,.0f} bytes"
+                if unit == "bytes"
+                else f"{count:.2f} {unit}"
+                if count < 10
+                else f"{count:.1f} {unit}"
+            )
+        count /= 1000
+    raise AssertionError
+
+
+def in_count(count: float) -> str:
+    """A count for people: "9.8M"."""
+    for unit in ("", "k", "M", "B"):
+        if abs(count) < 1000 or unit == "B":
+            return f"{count:.0f}{unit}" if not unit or abs(count) >= 100 else f"{count:.3g}{unit}"
+        count /= 1000
+    raise AssertionError
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: "2m58s"."""
+    whole = max(0, round(seconds))
+    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
+    if hours:
+        return f"{hours}h{minutes:02d}m"
+    return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,202 @@
+"""``steepest train``, ``resume`` and ``rewind``."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from steepest.cli.main import app, command_began
+
+Runs = Annotated[Path, typer.Option("--runs", help="Folder that holds the runs.")]
+Cache = Annotated[
+    Path | None, typer.Option("--cache", help="Folder for encoded text.  [default: ~/.cache/steepest]")
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help='Any setting, such as "optim.lr=1e-3"; repeatable.'),
+]
+
+
+@app.command()
+def train(
+    data: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help='Files, folders, globs, "-", "hf:NAME", "python-docs" or "python-stdlib".  [default: python-docs]'
+        ),
+    ] = None,
+    time: Annotated[
+        str | None, typer.Option(help='Wall clock for the whole command: "90s", "10m", "2h".')
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Budget in optimiser steps instead.")] = None,
+    tokens: Annotated[str | None, typer.Option(help='Budget in tokens instead: "20M".')] = None,
+    epochs: Annotated[float | None, typer.Option(help="Budget in passes over the text instead.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the run.  [default: run-001, run-002 ...]")
+    ] = None,
+    depth: Annotated[
+        int | None, typer.Option(help="Layers; the one dial of size.  [default: by the time]")
+    ] = None,
+    width: Annotated[
+        int | None, typer.Option(help="Width of the residual stream.  [default: from the depth]")
+    ] = None,
+    context: Annotated[int | None, typer.Option(help="Tokens a sequence.")] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help='"auto", "bpe", "bytes", "chars" or a tokenizer.json.')
+    ] = None,
+    vocab_size: Annotated[str | None, typer.Option(help='Size of the vocabulary, or "auto".')] = None,
+    optimizer: Annotated[str | None, typer.Option(help='"muon", "adamw" or "sgd".')] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.  [default: by rule]")] = None,
+    batch_tokens: Annotated[int | None, typer.Option(help="Tokens a step.  [default: by rule]")] = None,
+    text_column: Annotated[
+        str | None, typer.Option(help="Column of the text in JSONL, CSV or Parquet.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the weights and of the order of the data.")
+    ] = None,
+    keep: Annotated[int | None, typer.Option(help="Newest checkpoints to keep, besides the best.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A TOML file with the tables of run.toml.")] = None,
+    changes: Set = None,
+    runs: Runs = Path("runs"),
+    cache: Cache = None,
+) -> None:
+    """Train a model on text within a budget, evaluate it, and show what it writes.
+
+    Example: steepest train corpus.txt --time 10m
+    """
+    began = command_began()
+    from steepest import api
+    from steepest.config import parse_count
+
+    options = {
+        "data.text_column": text_column,
+        "tokenizer.kind": tokenizer,
+        "tokenizer.vocab_size": None
+        if vocab_size is None
+        else vocab_size
+        if vocab_size == "auto"
+        else parse_count(vocab_size),
+        "model.depth": depth,
+        "model.width": width,
+        "model.context": context,
+        "batches.batch_tokens": batch_tokens,
+        "batches.seed": seed,
+        "optim.optimizer": optimizer,
+        "optim.lr": lr,
+        "train.seed": seed,
+        "train.keep": keep,
+    }
+    given = [f"{key}={value}" for key, value in options.items() if value is not None]
+    with _display() as display:
+        run = api.train(
+            *(data or []),
+            time=time,
+            steps=steps,
+            tokens=tokens,
+            epochs=epochs,
+            name=name,
+            runs=runs,
+            cache=cache,
+            config=config,
+            overrides=[*given, *(changes or [])],
+            listen=display,
+            started=began,
+        )
+    _conclude(run, runs)
+
+
+@app.command()
+def resume(
+    run: Annotated[str, typer.Argument(help="Name or folder of the run.")],
+    runs: Runs = Path("runs"),
+    cache: Cache = None,
+) -> None:
+    """Go on with an interrupted run from its newest whole checkpoint, bit for bit.
+
+    Example: steepest resume run-001
+    """
+    began = command_began()
+    from steepest import api
+
+    with _display() as display:
+        resumed = api.resume(run, runs=runs, cache=cache, listen=display, started=began)
+    _conclude(resumed, runs)
+
+
+@app.command()
+def rewind(
+    run: Annotated[str, typer.Argument(help="Name or folder of the run.")],
+    to: Annotated[int, typer.Option(help="Step to go back to (the newest checkpoint at or before it).")],
+    changes: Set = None,
+    new_name: Annotated[
+        str | None, typer.Option("--as", help="Leave the run as it is; go on under this name.")
+    ] = None,
+    stay: Annotated[bool, typer.Option("--stay", help="Only go back; train on later with resume.")] = False,
+    runs: Runs = Path("runs"),
+    cache: Cache = None,
+) -> None:
+    """Go back to an earlier step, change what was a mistake, and train on; what is abandoned is kept.
+
+    Example: steepest rewind run-001 --to 400 --set optim.lr=1e-3
+    """
+    began = command_began()
+    from steepest import api
+
+    with _display() as display:
+        rewound = api.rewind(
+            run, to=to, overrides=changes or [], new_name=new_name, go_on=not stay,
+            runs=runs, cache=cache, listen=display, started=began,
+        )  # fmt: skip
+    if isinstance(rewound, api.TrainedRun):
+        _conclude(rewound, runs)
+    else:
+        print(f"go on with: {_command('resume', rewound.name, runs)}")
+
+
+class _display:
+    """A display that is always closed, so that a message never lands in the middle of a live line."""
+
+    def __enter__(self) -> Any:
+        from steepest.cli.display import Display
+
+        self.display = Display()
+        return self.display
+
+    def __exit__(self, *error: object) -> None:
+        self.display.close()
+
+
+def _command(verb: str, name: str, runs: Path) -> str:
+    where = "" if runs == Path("runs") else f" --runs {runs}"
+    return f"steepest {verb} {name}{where}"
+
+
+def _conclude(run: Any, runs: Path) -> None:
+    """Say what was reached, show a sample, and name the commands to go on."""
+    from steepest.cli.display import duration, in_count
+
+    result, name = run.result, run.folder.name
+    if not result.finished:
+        print(f"stopped at step {result.step:,}, saved; go on with: {_command('resume', name, runs)}")
+        raise typer.Exit(128 + (result.signal or 2))
+    metrics = result.metrics
+    chosen = (
+        ""
+        if result.best_step == result.step
+        else f" (weights of step {result.best_step:,}, the best held-out)"
+    )
+    print(
+        f"{'reached':<10}{metrics['bits_per_byte']:.4f} bits per byte at {duration(result.seconds)} on "
+        f"{in_count(result.evaluated_tokens)} held-out tokens{chosen}\n"
+        f"{'':<10}loss {metrics['loss']:.4f} nats per token, perplexity {metrics['perplexity']:.2f}, "
+        f"top-1 accuracy {metrics['accuracy']:.1%}, {in_count(result.tokens)} tokens in {result.step:,} steps"
+    )
+    if result.sample:
+        print(f"\nwritten by the model:\n\n    " + result.sample.strip("\n").replace("\n", "\n    "))
+    print(
+        f"\ngo on with\n"
+        f'    {_command("generate", name, runs)} --prompt "..."\n'
+        f"    {_command('evaluate', name, runs)} FILE\n"
+        f"    {_command('rewind', name, runs)} --to STEP --set optim.lr=1e-3\n"
+        f"    steepest runs"
+    )

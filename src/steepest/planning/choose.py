@@ -1,0 +1,162 @@
+"""Choose what is not given: the model's size from the time, then batch, rate, threads and split.
+
+The default rule, until a ladder of small runs does better: measure the seconds per token of a few sizes and
+take the size that sees about ``TOKENS_PER_PARAMETER`` tokens for each of its matrix parameters in the time
+there is (J. Hoffmann et al., https://arxiv.org/abs/2203.15556).
+
+With a budget in steps, tokens or epochs nothing is measured: the run is a pure function of config and seed.
+"""
+
+import math
+import time
+from typing import Any
+
+import torch
+
+from steepest.data import Corpus
+from steepest.model import TransformerConfig
+from steepest.model.size import flops_per_token, n_matrix_parameters, n_parameters
+from steepest.optim import default_lr
+from steepest.planning.measure import StepProbe, interpolate_speed, matrix_product_flops
+from steepest.tokenizer import Tokenizer
+from steepest.train.run import Listener, RunConfig, resolve_autocast, resolve_device, total_steps
+from steepest.train.speed import fastest_threads, usable_cores
+
+TOKENS_PER_PARAMETER = 20.0
+TRAINING_SHARE = 0.92  # of the time left after planning; the rest is evaluations, checkpoints, the sample
+COMPILE_SECONDS, COMPILE_GAIN = 40.0, 0.15  # torch.compile's warm-up, and the share of the time it saves
+MICRO_BATCH_TOKENS = 4096  # tokens whose activations are held at once on a CPU
+
+# Depth and width from small to large.
+FAMILY = (
+    (2, 64),
+    (3, 96),
+    (4, 128),
+    (4, 192),
+    (5, 256),
+    (6, 320),
+    (6, 384),
+    (8, 512),
+    (10, 640),
+    (12, 768),
+    (16, 1024),
+)
+PROBED = (0, 2, 4)  # members of the family that are measured
+
+
+def choose(
+    given: RunConfig, corpus: Corpus, tokenizer: Tokenizer, *, started: float, listen: Listener
+) -> tuple[RunConfig, dict[str, Any]]:
+    """Resolve every choice the user left open; returns the whole config and a record of what was measured.
+
+    Args:
+        given: what the user set (its ``model_fields_set`` tells what that was).
+        started: ``time.monotonic()`` when the command began.
+    """
+    device = resolve_device(given.train.device)
+    threads = given.train.threads or usable_cores()
+    if device.type == "cpu":
+        torch.set_num_threads(threads)
+    fixed = {"vocab_size": tokenizer.vocab_size, "context": default_context(tokenizer)}
+    fixed |= given.model.model_dump(exclude_unset=True)
+    record: dict[str, Any] = {}
+    if given.train.time is None:
+        model = TransformerConfig(**fixed)
+        expected = None
+    else:
+        if given.train.threads is None and device.type == "cpu":
+            small = StepProbe(**_probe(given, _member(fixed, FAMILY[PROBED[1]]), device))
+            threads, record["seconds_by_threads"] = fastest_threads(small)
+        record["flops"] = matrix_product_flops(device=device)
+        listen("machine", {"threads": threads, "flops": record["flops"], "device": device.type})
+        model, expected = _by_time(given, fixed, device, started, record)
+    batch_tokens = _batch_tokens(given, model.context)
+    optim = given.optim
+    if optim.lr is None:
+        optim = optim.replace(lr=default_lr(optim.optimizer, width=model.width, batch_tokens=batch_tokens))
+    compiled = given.train.compile
+    if compiled is None:
+        compiled = given.train.time is not None and COMPILE_GAIN * given.train.time > 2 * COMPILE_SECONDS
+    config = given.replace(
+        model=model,
+        batches=given.batches.replace(batch_tokens=batch_tokens),
+        optim=optim,
+        train=given.train.replace(
+            threads=threads,
+            micro_batch=given.train.micro_batch or _micro_batch(model.context, device),
+            compile=compiled,
+            expected_tokens=expected,
+        ),
+    )
+    n_sequences = max(1, (len(corpus.train.tokens) - 1) // model.context)
+    tokens = (
+        expected
+        or total_steps(config, n_sequences) * max(1, round(batch_tokens / model.context)) * model.context
+    )
+    record |= {
+        "parameters": n_parameters(model),
+        "matrix_parameters": n_matrix_parameters(model),
+        "flops_per_token": flops_per_token(model),
+        "tokens": tokens,
+        "steps": max(1, tokens // batch_tokens),
+        "epochs": tokens / max(1, len(corpus.train.tokens)),
+    }
+    return config, record
+
+
+def default_context(tokenizer: Tokenizer) -> int:
+    """Tokens a sequence: 256 of anything."""
+    return 256
+
+
+def _by_time(
+    given: RunConfig, fixed: dict[str, Any], device: torch.device, started: float, record: dict[str, Any]
+) -> tuple[TransformerConfig, int]:
+    """The model whose tokens per parameter come nearest the rule in the time left, and the tokens expected."""
+    assert given.train.time is not None
+    sized = bool({"depth", "width"} & given.model.model_fields_set)
+    probes = [TransformerConfig(**fixed)] if sized else [_member(fixed, FAMILY[i]) for i in PROBED]
+    measured = {}
+    for model in probes:
+        measured[n_matrix_parameters(model)] = StepProbe(**_probe(given, model, device)).seconds_per_token()
+    record["seconds_per_token"] = measured
+    left = TRAINING_SHARE * (given.train.time - (time.monotonic() - started))
+
+    def tokens(model: TransformerConfig) -> float:
+        return left / interpolate_speed(measured, n_matrix_parameters(model))
+
+    candidates = probes if sized else [_member(fixed, shape) for shape in FAMILY]
+    best = min(
+        candidates,
+        key=lambda model: abs(_log_ratio(tokens(model) / n_matrix_parameters(model), TOKENS_PER_PARAMETER)),
+    )
+    return best, max(1, int(tokens(best)))
+
+
+def _member(fixed: dict[str, Any], shape: tuple[int, int]) -> TransformerConfig:
+    return TransformerConfig(**{"depth": shape[0], "width": shape[1], **fixed})
+
+
+def _probe(given: RunConfig, model: TransformerConfig, device: torch.device) -> dict[str, Any]:
+    micro_batch = given.train.micro_batch or _micro_batch(model.context, device)
+    return {
+        "model": model,
+        "optim": given.optim,
+        "sequences": max(1, round(_batch_tokens(given, model.context) / model.context)),
+        "micro_batch": micro_batch,
+        "device": device,
+        "autocast": resolve_autocast(given, device),
+    }
+
+
+def _batch_tokens(given: RunConfig, context: int) -> int:
+    """Tokens a step: what was asked for, else 4,096 (one sequence at least)."""
+    return given.batches.batch_tokens or max(context, 4096)
+
+
+def _micro_batch(context: int, device: torch.device) -> int | None:
+    return max(1, MICRO_BATCH_TOKENS // context) if device.type == "cpu" else None
+
+
+def _log_ratio(value: float, wanted: float) -> float:
+    return math.log(value / wanted)

@@ -1,0 +1,69 @@
+"""The training loop: take a batch, do a step, remember it, call the hooks; until the schedule says done.
+
+Knows nothing of health, plans or screens: whatever wants to watch is a hook, an ``(every, function)``
+pair wired in ``train/run.py``. A hook's function gets the state and the step's record; ``every`` counts steps.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from steepest.train.state import TrainState
+from steepest.train.step import train_step
+
+Record = dict[str, Any]
+Hook = tuple[int, Callable[[TrainState, Record], None]]
+
+
+def run_loop(
+    state: TrainState,
+    *,
+    clip: float,
+    micro_batch: int,
+    autocast: torch.dtype | None = None,
+    hooks: Sequence[Hook] = (),
+    interrupted: Callable[[], bool] = lambda: False,
+    device: torch.device | str = "cpu",
+) -> bool:
+    """Train until the schedule is done; returns ``False`` when interrupted before that.
+
+    Each record holds step, tokens, loss (nats per target), grad_norm, the schedule's factor, the verdict
+    and the step's seconds.
+    """
+    state.objective.train()
+    base_lr = max(float(group["base_lr"]) for group in state.optimizers.param_groups)
+    started = time.perf_counter()
+    while not state.schedule.done(state.step):
+        if interrupted():
+            return False
+        factor = state.schedule.factor(state.step)
+        batch = state.batches.at(state.step).to(device)
+        result = train_step(
+            state.objective,
+            batch,
+            state.optimizers,
+            state.guard,
+            factor=factor,
+            clip=clip,
+            micro_batch=micro_batch,
+            autocast=autocast,
+        )
+        state.step += 1
+        state.tokens += result.tokens
+        record: Record = {
+            "step": state.step,
+            "tokens": state.tokens,
+            "loss": result.loss,
+            "lr": base_lr * factor,
+            "grad_norm": result.grad_norm,
+            "verdict": result.verdict,
+        }
+        for every, hook in hooks:
+            if state.step % every == 0:
+                hook(state, record)
+        now = time.perf_counter()
+        state.schedule.observe(state.step, now - started)  # hooks included: they take wall clock too
+        started = now
+    return True

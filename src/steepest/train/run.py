@@ -1,0 +1,149 @@
+"""Compose a ``RunConfig`` into parts, wire the hooks, train, evaluate, and say what was reached.
+
+    run.toml -> RunConfig -> corpus, tokenizer -> trunk -> objective -> optimisers, batches, schedule
+             -> loop -> evaluation -> result.json
+
+The clock: ``--time`` is the whole wall clock of the command. What is left when training starts, less a
+reserve for the last evaluation, checkpoint and sample, belongs to the deadline controller.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, model_validator
+
+from steepest.config import RoomConfig
+from steepest.data import Batches, BatchesConfig, Corpus, DataConfig
+from steepest.errors import ConfigError
+from steepest.model import Transformer, TransformerConfig
+from steepest.objectives import NextToken, NextTokenConfig
+from steepest.optim import OptimConfig, build_optimizer
+from steepest.tokenizer import Tokenizer, TokenizerConfig
+from steepest.train.deadline import DeadlineController, StepSchedule
+from steepest.train.spikes import SpikeGuard
+from steepest.train.state import TrainState
+
+Listener = Callable[[str, dict[str, Any]], None]
+
+
+class TrainConfig(RoomConfig):
+    """Budget and habits of a run. Exactly one of ``time``, ``steps``, ``tokens``, ``epochs`` is given."""
+
+    time: float | None = Field(None, gt=0, description="wall clock of the whole command, seconds")
+    steps: int | None = Field(None, ge=1, description="optimiser steps")
+    tokens: int | None = Field(None, ge=1, description="tokens trained on")
+    epochs: float | None = Field(None, gt=0, description="passes over the training text")
+    seed: int = Field(0, ge=0, description="initial weights and dropout (the data order has its own)")
+    micro_batch: int | None = Field(None, ge=1, description="sequences held at once; none: chosen by shape")
+    threads: int | None = Field(None, ge=1, description="compute threads; none: the fastest, measured")
+    device: str = Field(
+        "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto: a GPU if there is one"
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of the matrix products; auto: float32 on a CPU, bfloat16 on a GPU"
+    )
+    compile: bool | None = Field(
+        None, description="torch.compile the blocks; none: where it pays in the time"
+    )
+    log_every: int = Field(1, ge=1, description="steps between metric lines")
+    evaluations: int = Field(10, ge=0, description="evaluations during the run, evenly spaced")
+    evaluate_tokens: int | None = Field(
+        None, ge=1, description="held-out tokens for those; none: 1% of training"
+    )
+    checkpoint_every: int | None = Field(
+        None, ge=1, description="steps between checkpoints; none: by the clock"
+    )
+    checkpoint_seconds: float = Field(60.0, gt=0, description="seconds between checkpoints")
+    keep: int = Field(3, ge=1, description="newest checkpoints kept; the best one is kept besides")
+    expected_tokens: int | None = Field(
+        None, ge=1, description="tokens the time is expected to buy; measured"
+    )
+    sample_tokens: int = Field(200, ge=0, description="length of the sample written at the end")
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> "TrainConfig":
+        given = [name for name in ("time", "steps", "tokens", "epochs") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"give one of time, steps, tokens, epochs; got {' and '.join(given)}")
+        return self
+
+
+class RunConfig(RoomConfig):
+    """Everything that makes a run, one table per room; written to ``run.toml`` with all choices resolved."""
+
+    objective: NextTokenConfig = NextTokenConfig()
+    data: DataConfig = DataConfig()
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    model: TransformerConfig = TransformerConfig()
+    batches: BatchesConfig = BatchesConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+
+
+def compose(config: RunConfig, corpus: Corpus, tokenizer: Tokenizer) -> TrainState:
+    """Build every part of a run from its resolved config; nothing is written."""
+    device = resolve_device(config.train.device)
+    trunk = Transformer(config.model, generator=torch.Generator().manual_seed(config.train.seed))
+    objective = NextToken(trunk, tokenizer.token_bytes(), config.objective).to(device)
+    if config.train.compile:
+        for block in trunk.blocks:
+            block.compile()
+    batches = Batches(
+        corpus.train,
+        context=config.model.context,
+        batch=sequences_per_step(config),
+        seed=config.batches.seed,
+        document_mask=config.batches.document_mask,
+    )
+    return TrainState(
+        objective=objective,
+        optimizers=build_optimizer(
+            objective.named_parameters(), config.optim, objective.roles(), splits=objective.splits()
+        ),
+        batches=batches,
+        schedule=_schedule(config, batches),
+        guard=SpikeGuard(config.optim.spike_window, config.optim.spike_sigmas, config.optim.spike_limit),
+    )
+
+
+def sequences_per_step(config: RunConfig) -> int:
+    """Sequences of one optimiser step: the batch in tokens over the context."""
+    return max(1, round(config.batches.batch_tokens / config.model.context))
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device to train on; ``auto`` takes a GPU if there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(
+            f'device "{name}" was asked for, but this machine (or this torch) has no GPU; use "cpu"'
+        )
+    return torch.device(name)
+
+
+def resolve_autocast(config: RunConfig, device: torch.device) -> torch.dtype | None:
+    """The dtype of matrix products, or ``None`` for plain float32."""
+    dtype = config.train.dtype
+    if dtype == "auto":
+        dtype = "bfloat16" if device.type == "cuda" else "float32"
+    return torch.bfloat16 if dtype == "bfloat16" else None
+
+
+def _schedule(config: RunConfig, batches: Batches) -> DeadlineController | StepSchedule:
+    if config.train.time is not None:
+        return DeadlineController(config.optim, seconds=config.train.time)
+    return StepSchedule(config.optim, total_steps=total_steps(config, batches.n_sequences))
+
+
+def total_steps(config: RunConfig, n_sequences: int) -> int:
+    """Optimiser steps that a budget in steps, tokens or epochs means."""
+    train, batch = config.train, sequences_per_step(config)
+    if train.steps is not None:
+        return train.steps
+    if train.tokens is not None:
+        return max(1, round(train.tokens / (batch * config.model.context)))
+    if train.epochs is not None:
+        return max(1, round(train.epochs * n_sequences / batch))
+    raise ConfigError('no budget: give one of --time (such as "10m"), --steps, --tokens or --epochs')

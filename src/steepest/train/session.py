@@ -1,0 +1,306 @@
+"""One command's work on a run: clock, signals, evaluations, checkpoints, and the result at the end."""
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import torch
+
+from steepest.checkpoint import CheckpointWriter, load_checkpoint, prune
+from steepest.data import Corpus, evaluation_batches
+from steepest.errors import CheckpointError, StorageError
+from steepest.model import generate
+from steepest.runs import RunFolder
+from steepest.tokenizer import Tokenizer
+from steepest.train.deadline import DeadlineController
+from steepest.train.evaluate import evaluate
+from steepest.train.loop import Record, run_loop
+from steepest.train.metrics import MetricsLog
+from steepest.train.run import Listener, RunConfig, resolve_autocast, sequences_per_step
+from steepest.train.speed import fastest_threads
+from steepest.train.state import TrainState
+from steepest.train.step import accumulate_gradient
+
+EXIT_SECONDS = 0.5  # from the last line printed to the end of the process
+EVALUATION_SHARE = 0.003  # of the time budget, for each evaluation during the run
+FINISH_SHARE = 0.06  # of the time budget, at most, for the last evaluation and the sample
+
+
+@dataclass(frozen=True)
+class Result:
+    """Where a session ended."""
+
+    finished: bool
+    step: int
+    tokens: int
+    seconds: float
+    best_step: int
+    metrics: dict[str, float]  # of the chosen weights, over the held-out text
+    evaluated_tokens: int
+    sample: str
+    signal: int | None = None
+
+
+class Session:
+    """Carries a composed run from where it stands to its end, or to an interruption.
+
+    Args:
+        started: ``time.monotonic()`` when the command began; the budget counts from there.
+        listen: called with an event's name and fields; the command line prints them.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: RunFolder,
+        state: TrainState,
+        corpus: Corpus,
+        tokenizer: Tokenizer,
+        *,
+        started: float,
+        listen: Listener = lambda name, fields: None,
+    ) -> None:
+        self.config, self.folder, self.state = config, folder, state
+        self.corpus, self.tokenizer, self.listen = corpus, tokenizer, listen
+        self.objective = state.objective
+        self.device = next(self.objective.parameters()).device
+        self.autocast = resolve_autocast(config, self.device)
+        self.started, self.before = started, state.seconds  # ``before``: wall clock of earlier sessions
+        self.log = MetricsLog(folder)
+        self.writer = CheckpointWriter(folder.checkpoints)
+        self.signal: int | None = None
+        self._saved_at = time.monotonic()
+        self._saved_step = -1
+        self._tokens_at = (time.monotonic(), state.tokens)
+
+    def elapsed(self) -> float:
+        """Wall clock of the run so far, all sessions together, in seconds."""
+        return self.before + time.monotonic() - self.started
+
+    def run(self) -> Result:
+        """Train to the end of the budget, or until a signal; what was reached is returned and written."""
+        with self._signals():
+            try:
+                self._begin()
+                finished = run_loop(
+                    self.state,
+                    clip=self.config.optim.clip,
+                    micro_batch=self.config.train.micro_batch or sequences_per_step(self.config),
+                    autocast=self.autocast,
+                    hooks=[(1, self._observe), (1, self._evaluate_when_due), (1, self._save_when_due)],
+                    interrupted=lambda: self.signal is not None,
+                    device=self.device,
+                )
+                self.save()
+                return self._finish() if finished else self._interrupted()
+            finally:
+                self.log.flush()
+                self.writer.close()
+
+    # -- beginning ------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        """Measure the held-out loss once (it times evaluation too), then set the deadline and the rhythm."""
+        if self.config.train.threads and self.device.type == "cpu":
+            torch.set_num_threads(self.config.train.threads)
+        schedule, state = self.state.schedule, self.state
+        held_out = len(self.corpus.validation.tokens)
+        expected = schedule.total_steps or self._expected_steps()
+        wanted = self.config.train.evaluate_tokens or max(
+            4 * self.config.model.context, round(0.01 * expected * self._step_tokens())
+        )
+        self._evaluate_tokens = min(wanted, held_out)
+        self._evaluate_every = max(1, math.ceil(expected / max(self.config.train.evaluations, 1)))
+        began = time.monotonic()
+        if state.step == 0:
+            self._evaluate(save_best=False)
+        else:
+            self._measure(self._evaluate_tokens)
+        per_token = (time.monotonic() - began) / max(self._evaluate_tokens, 1)
+        self._final_tokens = held_out
+        if isinstance(schedule, DeadlineController):
+            budget = self.config.train.time or 0.0
+            affordable = int(FINISH_SHARE * budget / 1.5 / max(per_token, 1e-9))
+            if held_out > affordable:
+                self._final_tokens = max(self._evaluate_tokens, affordable)
+            reserve = 1.2 * per_token * (self._final_tokens + self._evaluate_tokens) + EXIT_SECONDS
+            reserve += self._seconds_to_save() + min(2.0, 0.01 * budget)  # checkpoint, then the sample
+            schedule.set_seconds_left(budget - self.elapsed() - reserve)
+
+    def _expected_steps(self) -> int:
+        """Steps a time budget is expected to buy, from the plan's measured speed."""
+        return max(1, round((self.config.train.expected_tokens or 1_000_000) / self._step_tokens()))
+
+    def _step_tokens(self) -> int:
+        return sequences_per_step(self.config) * self.config.model.context
+
+    def _seconds_to_save(self) -> float:
+        values = sum(parameter.numel() for parameter in self.objective.parameters())
+        return 0.2 + 3 * 4 * values / 200e6  # weights and two moments at 200 MB/s
+
+    # -- hooks ----------------------------------------------------------------------------------------
+
+    def _observe(self, state: TrainState, record: Record) -> None:
+        """Log the step; turn skipped steps and the schedule's decisions into events."""
+        state.seconds = record["seconds"] = round(self.elapsed(), 4)
+        if record["verdict"] != "ok":
+            self._event("step skipped", step=state.step, reason=record["verdict"], loss=record["loss"],
+                        grad_norm=record["grad_norm"])  # fmt: skip
+        for event in state.schedule.take_events():
+            kind = event.pop("event")
+            self._event(kind, **event)
+            if kind == "step time jumped":
+                self._measure_threads()
+        if state.step % self.config.train.log_every == 0:
+            self.log.append(record)
+        self.listen("step", record)
+
+    def _evaluate_when_due(self, state: TrainState, record: Record) -> None:
+        if state.step % self._evaluate_every == 0 and self.config.train.evaluations:
+            self._evaluate(save_best=True)
+
+    def _save_when_due(self, state: TrainState, record: Record) -> None:
+        every = self.config.train.checkpoint_every
+        due = (state.step % every == 0) if every else (
+            time.monotonic() - self._saved_at >= self.config.train.checkpoint_seconds
+        )  # fmt: skip
+        if due:
+            self.save()
+
+    def _measure_threads(self) -> None:
+        """The machine became busy or free: choose the thread count again, on the batch at hand."""
+        if self.device.type != "cpu" or self.config.train.time is None:
+            return
+        batch = self.state.batches.at(self.state.step)
+        micro = next(iter(batch.split(self.config.train.micro_batch or sequences_per_step(self.config))))
+
+        def work() -> None:
+            accumulate_gradient(self.objective, micro, micro_batch=micro.ids_BT.shape[0])
+            self.state.optimizers.zero_grad()
+
+        threads, seconds = fastest_threads(work)
+        self._event("threads measured", step=self.state.step, threads=threads, seconds=seconds)
+
+    # -- evaluation -----------------------------------------------------------------------------------
+
+    def _measure(self, tokens: int | None) -> dict[str, float]:
+        batches = evaluation_batches(
+            self.corpus.validation, context=self.config.model.context, batch=32, max_tokens=tokens,
+            document_mask=self.config.batches.document_mask,
+        )  # fmt: skip
+        return evaluate(self.objective, batches, autocast=self.autocast)
+
+    def _evaluate(self, *, save_best: bool) -> dict[str, float]:
+        """Evaluate on the first held-out tokens; log; keep a checkpoint of the best so far."""
+        state, metric = self.state, self.objective.metric
+        metrics = self._measure(self._evaluate_tokens)
+        record = {"step": state.step, "tokens": state.tokens, "seconds": round(self.elapsed(), 4),
+                  "evaluation": metrics}  # fmt: skip
+        self.log.append(record)
+        self.listen("evaluation", record)
+        if self.objective.better(metrics[metric], state.best.get(metric)):
+            state.best = {"step": state.step, metric: metrics[metric]}
+            if save_best:
+                self.save()
+        return metrics
+
+    # -- checkpoints ----------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Checkpoint where the run stands; only the copy blocks, the writing happens beside training."""
+        if self._saved_step == self.state.step:
+            return
+        self.log.flush()
+        self.state.seconds = self.elapsed()
+        self.writer.save(self.state.step, self.state.tensors(), self.state.record())
+        self._saved_step, self._saved_at = self.state.step, time.monotonic()
+        best = int(self.state.best.get("step", self.state.step))
+        prune(self.folder.checkpoints, self.config.train.keep, protect={best, self.state.step})
+
+    # -- the end --------------------------------------------------------------------------------------
+
+    def _interrupted(self) -> Result:
+        self._event("interrupted", step=self.state.step, signal=self.signal)
+        state = self.state
+        return Result(False, state.step, state.tokens, state.seconds, state.step, {}, 0, "", self.signal)
+
+    def _finish(self) -> Result:
+        """Choose the weights by the target metric, evaluate them over the held-out text, write a sample."""
+        state, metric = self.state, self.objective.metric
+        last = self._evaluate(save_best=False)
+        self.writer.wait()
+        best_step = int(state.best["step"])
+        if best_step != state.step:
+            best_step = self._load_best(best_step)
+        metrics = last
+        if self._final_tokens > self._evaluate_tokens or best_step != state.step:
+            metrics = self._measure(self._final_tokens)
+        self.listen("sampling", {})
+        sample = self._sample()
+        result = Result(True, state.step, state.tokens, self.elapsed(), best_step, metrics,
+                        self._final_tokens, sample)  # fmt: skip
+        self.folder.write_json(self.folder.result, {
+            "step": state.step, "tokens": state.tokens, "seconds": round(result.seconds, 3),
+            "best_step": best_step, "target_metric": metric, "held_out": metrics,
+            "held_out_tokens": self._final_tokens, "sample": sample,
+        })  # fmt: skip
+        self._event("finished", step=state.step, best_step=best_step, **{metric: metrics[metric]})
+        return result
+
+    def _load_best(self, step: int) -> int:
+        """Put the best evaluation's weights in; the last ones stay if that checkpoint cannot be read."""
+        try:
+            tensors, _ = load_checkpoint(self.folder.checkpoints / f"step-{step:06d}")
+        except (CheckpointError, StorageError) as error:
+            self._event("best checkpoint unreadable", step=step, reason=str(error))
+            return self.state.step
+        self.objective.load_state_dict(tensors["model"])
+        return step
+
+    def _sample(self) -> str:
+        """Some text, written by the model from nothing but the end-of-text token."""
+        self.objective.eval()
+        ids = generate(
+            self.objective.trunk, self.objective.head, [self.tokenizer.end_of_text],
+            max_tokens=self.config.train.sample_tokens, temperature=0.8, top_p=0.95,
+            generator=torch.Generator().manual_seed(self.config.train.seed), stop=(),
+        )  # fmt: skip
+        limit = None if self.config.train.time is None else self.config.train.time - EXIT_SECONDS
+        written: list[int] = []
+        for token in ids:
+            written.append(token)
+            if limit is not None and self.elapsed() > limit:
+                break
+        return self.tokenizer.decode([token for token in written if token != self.tokenizer.end_of_text])
+
+    # -- events and signals ---------------------------------------------------------------------------
+
+    def _event(self, kind: str, **fields: Any) -> None:
+        self.folder.append_event(kind, **fields)
+        self.listen("event", {"event": kind, **fields})
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM ask for a stop after the step at hand; a second Ctrl-C stops at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def ask(number: int, frame: FrameType | None) -> None:
+            if self.signal is not None:
+                raise KeyboardInterrupt
+            self.signal = number
+            self.listen("stopping", {"signal": number})
+
+        previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)

@@ -1,0 +1,69 @@
+"""One step of gradient descent: micro-batches -> gradient -> clip -> guard -> rate -> update.
+
+    g = (1 / n) sum over micro-batches of d(loss sum)/dw,     n = counted targets of the whole step
+
+The division is by all targets of the step, not per micro-batch, so that splitting a batch does not
+change its gradient (the mean of means is wrong whenever micro-batches hold unequal numbers of targets).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from steepest.data.batches import Batch
+from steepest.objectives import Objective
+from steepest.optim import Optimizers, clip_grad_norm_
+from steepest.train.spikes import SpikeGuard
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step found: mean loss per target in nats, gradient norm before clipping, and the verdict."""
+
+    loss: float
+    grad_norm: float
+    verdict: str  # "ok", "non-finite" or "outlier"; only "ok" changed the weights
+    tokens: int
+
+
+def train_step(
+    objective: Objective,
+    batch: Batch,
+    optimizers: Optimizers,
+    guard: SpikeGuard,
+    *,
+    factor: float,
+    clip: float,
+    micro_batch: int,
+    autocast: torch.dtype | None = None,
+) -> StepResult:
+    """Do one step; a step whose loss or gradient norm is not finite or an outlier changes no weight.
+
+    Args:
+        factor: multiplies every group's base rate (the schedule's value at this step).
+        clip: the gradient is scaled down to this norm if it is longer; 0 leaves it.
+        micro_batch: sequences whose activations are held at once.
+    """
+    loss = accumulate_gradient(objective, batch, micro_batch=micro_batch, autocast=autocast)
+    norm = clip_grad_norm_(list(objective.parameters()), clip or float("inf"))
+    mean, length = loss.item(), norm.item()
+    verdict = guard.check(mean, length)
+    if verdict == "ok":
+        optimizers.set_lr(factor)
+        optimizers.step()
+    optimizers.zero_grad()
+    return StepResult(mean, length, verdict, batch.ids_BT.numel())
+
+
+def accumulate_gradient(
+    objective: Objective, batch: Batch, *, micro_batch: int, autocast: torch.dtype | None = None
+) -> Tensor:
+    """Add the gradient of the mean loss over the whole batch to ``.grad``; return that mean."""
+    total = torch.zeros((), dtype=torch.float64, device=batch.ids_BT.device)
+    for part in batch.split(micro_batch):
+        with torch.autocast(batch.ids_BT.device.type, dtype=autocast, enabled=autocast is not None):
+            loss = objective.loss(part) / max(batch.n_targets, 1)
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.detach()
+    return total
