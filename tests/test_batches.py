@@ -106,7 +106,9 @@ def test_ranks_together_are_one_machine(world: int, step: int, batch: int) -> No
 def test_batch_size_does_not_change_the_sequence() -> None:
     store = flat_store(777)
     rows = {
-        size: torch.cat([Batches(store, context=8, batch=size, seed=3).at(step).ids_BT for step in range(240 // size)])
+        size: torch.cat(
+            [Batches(store, context=8, batch=size, seed=3).at(step).ids_BT for step in range(240 // size)]
+        )
         for size in (1, 5, 24, 240)
     }
     assert all(torch.equal(each, rows[1]) for each in rows.values())
@@ -128,7 +130,9 @@ def test_every_token_is_a_target_about_once_per_epoch(n: int, context: int) -> N
     total = np.zeros(n, int)
     for epoch in range(40):
         steps = range(epoch * batches.n_sequences, (epoch + 1) * batches.n_sequences)
-        counts = np.bincount(np.concatenate([batches.at(s).targets_BT.numpy().ravel() for s in steps]), minlength=n)
+        counts = np.bincount(
+            np.concatenate([batches.at(s).targets_BT.numpy().ravel() for s in steps]), minlength=n
+        )
         assert counts.max() == 1
         assert (counts == 0).sum() == n % context
         total += counts

@@ -29,7 +29,9 @@ def jsonl(column: str = "text") -> bytes:
 
 def csv_bytes(column: str = "text") -> bytes:
     quoted = (text.replace('"', '""') for text in TEXTS)
-    return f"id,{column}\r\n".encode() + "".join(f'{i},"{text}"\r\n' for i, text in enumerate(quoted)).encode()
+    return (
+        f"id,{column}\r\n".encode() + "".join(f'{i},"{text}"\r\n' for i, text in enumerate(quoted)).encode()
+    )
 
 
 def parquet_bytes(column: str = "text") -> bytes:
@@ -69,7 +71,8 @@ def test_every_format_gives_the_same_documents(tmp_path: Path, name: str, conten
 
 
 @pytest.mark.parametrize(
-    ("name", "pack"), [("a.txt", bytes), ("a", bytes), ("a.py", bytes), ("a.md.gz", gzip.compress), ("a.zst", zst)]
+    ("name", "pack"),
+    [("a.txt", bytes), ("a", bytes), ("a.py", bytes), ("a.md.gz", gzip.compress), ("a.zst", zst)],
 )
 def test_a_plain_file_is_one_document_byte_for_byte(
     tmp_path: Path, name: str, pack: Callable[[bytes], bytes]
@@ -125,7 +128,7 @@ def test_a_directory_is_read_in_order_and_says_what_it_passed_over(tmp_path: Pat
 
     make_tree(tmp_path)
     sources, skipped = find_sources(DataConfig(sources=[str(tmp_path)]), tmp_path)
-    texts = [b"".join(document) for document in iterate_documents(sources, "text", tmp_path, skipped)]
+    texts = [b"".join(document) for document in iterate_documents(sources, "text", skipped)]
     assert texts == [b"three", b"one", b"two", b"b", b"row"]
     assert skipped == {"hidden": 2, "binary": 1, "not UTF-8": 1, 'without column "text"': 1}
 
@@ -230,7 +233,9 @@ def test_without_a_network_one_clear_line(tmp_path: Path, monkeypatch: pytest.Mo
         raise ConnectionError("Name or service not known\nand more lines")
 
     monkeypatch.setattr(HfApi, "dataset_info", unreachable)
-    with pytest.raises(DataError, match=r"hf:a/b: the Hugging Face hub cannot be reached \(Name or .* known\)"):
+    with pytest.raises(
+        DataError, match=r"hf:a/b: the Hugging Face hub cannot be reached \(Name or .* known\)"
+    ):
         read("hf:a/b", cache=tmp_path)
     assert list(tmp_path.iterdir()) == []
     remember_revision(HubName("a/b"), "abc123", tmp_path)
@@ -317,7 +322,9 @@ def test_wrong_rows_name_file_and_line(tmp_path: Path) -> None:
 
 def test_missing_parquet_column_names_the_nearest(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(parquet_bytes("content"))
-    assert 'no column "contents"; did you mean "content"?' in refused(tmp_path / "a.parquet", text_column="contents")
+    assert 'no column "contents"; did you mean "content"?' in refused(
+        tmp_path / "a.parquet", text_column="contents"
+    )
     assert 'column "id" holds int, not text' in refused(tmp_path / "a.parquet", text_column="id")
 
 

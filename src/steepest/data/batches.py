@@ -197,7 +197,9 @@ def evaluation_batches(
     """
     n = len(store.tokens)
     if n < 2:
-        raise DataError(f"nothing to evaluate on: the text has {n} tokens; hold out a larger share or give more text")
+        raise DataError(
+            f"nothing to evaluate on: the text has {n} tokens; hold out a larger share or give more text"
+        )
     windows = np.arange(-(-n // context), dtype=np.int64)
     if max_tokens is not None and (wanted := max(1, max_tokens // context)) < len(windows):
         windows = windows[np.arange(wanted) * len(windows) // wanted]
@@ -239,7 +241,9 @@ def _documents(store: TokenStore, starts: Positions, context: int) -> npt.NDArra
     lowest, highest = beginnings_before(starts + 2), beginnings_before(starts + context + 1)
     counts = highest - lowest
     rows = np.repeat(np.arange(len(starts)), counts)
-    which = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(lowest, counts)
+    which = (
+        np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(lowest, counts)
+    )
     at = begins[which % len(begins)] + which // len(begins) * n - 1 - starts[rows]
     opens = np.zeros((len(starts), context), np.int64)
     opens[rows, at] = 1

@@ -25,7 +25,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -132,7 +131,9 @@ def prepare_corpus(
     257 True True
     """
     sources, passed_over = find_sources(data, cache)
-    given = None if tokenizer.kind in ("auto", "bpe", "bytes", "chars") else make_tokenizer(tokenizer, tuple, 0)
+    given = (
+        None if tokenizer.kind in ("auto", "bpe", "bytes", "chars") else make_tokenizer(tokenizer, tuple, 0)
+    )
     streams = any(source.kind == "stream" for source in sources)
     if not streams and (corpus := _find(sources, data, tokenizer, given, cache)):
         return corpus
@@ -149,7 +150,7 @@ def prepare_corpus(
         size = sum(source.size for source in sources)
         total = size if all(source.kind == "text" for source in sources) else 0
         spool = write_spool(
-            iterate_documents(sources, data.text_column, cache, passed_over),
+            iterate_documents(sources, data.text_column, passed_over),
             work / "spool",
             lambda done: report("reading", done, total),
         )
@@ -183,8 +184,8 @@ def prepare_corpus(
         path = cache / "corpora" / fingerprint[:16]
         _install(folder, path)
         for source in sources:
-            if source.hub is not None and source.revision is not None:
-                remember_revision(source.hub, source.revision, cache)
+            if source.hub is not None and source.version is not None:
+                remember_revision(source.hub, source.version, cache)
     return _open(path, reused=False)
 
 
@@ -201,7 +202,9 @@ def _open(path: Path, reused: bool) -> Corpus:
     try:
         meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
         if meta["format"] != _FORMAT:
-            raise DataError(f"{path}: a corpus of format {meta['format']}, this version reads {_FORMAT}; delete it")
+            raise DataError(
+                f"{path}: a corpus of format {meta['format']}, this version reads {_FORMAT}; delete it"
+            )
         train, validation = (
             open_store(path, name, meta["splits"][name], meta["dtype"], f"{meta['fingerprint']}:{name}")
             for name in ("train", "validation")
@@ -211,7 +214,9 @@ def _open(path: Path, reused: bool) -> Corpus:
         summary = Summary(**meta["summary"])
         return Corpus(path, meta["fingerprint"], train, validation, meta["vocab_size"], summary, reused)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not a whole prepared corpus ({error}); delete it and prepare it again") from None
+        raise DataError(
+            f"{path}: not a whole prepared corpus ({error}); delete it and prepare it again"
+        ) from None
 
 
 def _find(
@@ -328,7 +333,7 @@ def _storage_error(cache: Path, error: OSError) -> StorageError:
     advice = "set STEEPEST_CACHE to a folder that can be written"
     free = ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        with suppress(OSError):
-            free = f", {shutil.disk_usage(cache).free / 1e6:,.0f} MB free"
+        there = next(place for place in (cache.absolute(), *cache.absolute().parents) if place.exists())
+        free = f", {shutil.disk_usage(there).free / 1e6:,.0f} MB free"
         advice = "a corpus needs about twice the size of its text; free some space or set STEEPEST_CACHE"
     return StorageError(f"cannot write to the cache {cache}: {error.strerror or error}{free}; {advice}")

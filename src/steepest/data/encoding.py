@@ -18,8 +18,9 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,8 @@ import numpy.typing as npt
 from steepest.data.spool import mapped
 from steepest.errors import DataError
 from steepest.tokenizer import Tokenizer
+
+Number = TypeVar("Number", bound=np.number[Any])
 
 PIECE = 1 << 20
 SMALL = 8 << 20  # below this, starting workers costs more than they save
@@ -44,7 +47,9 @@ def id_type(vocab_size: int) -> type[np.uint16] | type[np.uint32]:
     return np.uint16 if vocab_size <= 1 << 16 else np.uint32
 
 
-def cut_pieces(text: mmap.mmap | bytes, parts: npt.NDArray[np.int64], kind: str, size: int = PIECE) -> Iterator[Pieces]:
+def cut_pieces(
+    text: mmap.mmap | bytes, parts: npt.NDArray[np.int64], kind: str, size: int = PIECE
+) -> Iterator[Pieces]:
     """Group parts of the spool into tasks of about ``size`` bytes, cutting long ones where ``kind`` allows.
 
     Args:
@@ -120,7 +125,9 @@ def encode_spool(
 class _Workers:
     """Worker processes, each served by a thread that waits for its answers."""
 
-    def __init__(self, number: int, spool: Path, tokenizer_path: Path, dtype: type[np.unsignedinteger]) -> None:
+    def __init__(
+        self, number: int, spool: Path, tokenizer_path: Path, dtype: type[np.unsignedinteger]
+    ) -> None:
         self.dtype = dtype
         # One thread in each: the processes already share the cores out.
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -198,13 +205,13 @@ def serve() -> None:
                 _send(answers, np.array([len(ids)], np.int64), counts, ids)
 
 
-def _send(pipe: BinaryIO, *arrays: npt.NDArray[np.generic]) -> None:
+def _send(pipe: IO[bytes], *arrays: npt.NDArray[np.generic]) -> None:
     for array in arrays:
         pipe.write(np.ascontiguousarray(array).data.cast("B"))
     pipe.flush()
 
 
-def _receive(pipe: BinaryIO, number: int, dtype: npt.DTypeLike) -> npt.NDArray[np.generic]:
+def _receive(pipe: IO[bytes], number: int, dtype: type[Number]) -> npt.NDArray[Number]:
     size = number * np.dtype(dtype).itemsize
     data = pipe.read(size)
     if len(data) < size:
@@ -212,11 +219,9 @@ def _receive(pipe: BinaryIO, number: int, dtype: npt.DTypeLike) -> npt.NDArray[n
     return np.frombuffer(data, dtype)
 
 
-def _close(pipe: BinaryIO) -> None:
-    try:
+def _close(pipe: IO[bytes]) -> None:
+    with suppress(OSError):  # what was still to be written has no reader any more
         pipe.close()
-    except OSError:
-        pass  # what was still to be written has no reader any more
 
 
 def _place_to_cut(text: mmap.mmap | bytes, offset: int, end: int, size: int, kind: str) -> int:

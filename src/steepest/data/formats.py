@@ -118,8 +118,12 @@ def jsonl_documents(path: Path, column: str, label: str) -> Iterator[Document]:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
-            raise DataError(f"{where}: not JSON: {reason}; a .jsonl file holds one JSON value per line") from None
+            reason = (
+                f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
+            )
+            raise DataError(
+                f"{where}: not JSON: {reason}; a .jsonl file holds one JSON value per line"
+            ) from None
         if isinstance(row, dict):
             if column not in row:
                 raise missing_column(where, column, row)
@@ -141,7 +145,7 @@ def csv_documents(path: Path, column: str, label: str) -> Iterator[Document]:
         for row in rows:
             if row and len(row) <= index:
                 raise DataError(
-                    f'{label}:{rows.line_num}: this row has {len(row)} columns, the header {len(header)}; '
+                    f"{label}:{rows.line_num}: this row has {len(row)} columns, the header {len(header)}; "
                     f'the text was expected in column {index + 1}, "{column}"'
                 )
             if row:
@@ -235,7 +239,9 @@ def format_of(path: Path) -> str:
 
 
 def _binary(label: str, kind: str) -> NotTextError:
-    return NotTextError(f"{label}: not text: it looks like {kind}; give text, JSON lines, CSV or Parquet", "binary")
+    return NotTextError(
+        f"{label}: not text: it looks like {kind}; give text, JSON lines, CSV or Parquet", "binary"
+    )
 
 
 def _bad_utf8(label: str, kind: str, byte: int, position: int, line: int) -> NotTextError:

@@ -10,6 +10,7 @@ that a corpus that is already prepared opens without a network.
 """
 
 import logging
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,7 +58,9 @@ def revision_of(hub: HubName, cache: Path) -> str:
     try:
         revision = str(HfApi().dataset_info(hub.name, timeout=10).sha)
     except GatedRepoError:
-        raise DataError(f"hf:{hub.name}: it asks for a login: accept its terms, then run: hf auth login") from None
+        raise DataError(
+            f"hf:{hub.name}: it asks for a login: accept its terms, then run: hf auth login"
+        ) from None
     except RepositoryNotFoundError:
         raise DataError(f"hf:{hub.name}: the hub has no such public data set; check owner and name") from None
     except Exception as error:  # the transport library, and so the class, changes between versions
@@ -77,10 +80,10 @@ def remember_revision(hub: HubName, revision: str, cache: Path) -> None:
     memory.write_text(revision, encoding="utf-8")
 
 
-def hub_documents(hub: HubName, revision: str | None, column: str, cache: Path) -> Iterator[Document]:
+def hub_documents(hub: HubName, revision: str | None, column: str) -> Iterator[Document]:
     """One document per row, the text under ``column``."""
     label = f"hf:{hub.name}"
-    with _quiet():
+    with _quiet(), tempfile.TemporaryDirectory() as scratch:  # rows are streamed: hardly more than locks
         import datasets
 
         try:
@@ -90,8 +93,8 @@ def hub_documents(hub: HubName, revision: str | None, column: str, cache: Path) 
                 split=hub.split,
                 revision=revision,
                 streaming=True,
-                cache_dir=str(cache / "datasets"),
-                download_config=datasets.DownloadConfig(cache_dir=cache / "datasets", disable_tqdm=True),
+                cache_dir=scratch,
+                download_config=datasets.DownloadConfig(cache_dir=scratch, disable_tqdm=True),
             )
             if isinstance(rows, dict):
                 rows = _the_split(rows, label)
@@ -113,7 +116,9 @@ def _the_split(splits: dict[str, Any], label: str) -> Any:
     if len(names) == 1:
         return splits[names[0]]
     guess = nearest("train", names)
-    raise DataError(f"{label}: it has the splits {', '.join(names)}{guess or ';'} choose one: {label}::{names[0]}")
+    raise DataError(
+        f"{label}: it has the splits {', '.join(names)}{guess or ';'} choose one: {label}::{names[0]}"
+    )
 
 
 @contextmanager

@@ -12,6 +12,7 @@ refused before anything is read or written.
 """
 
 import glob
+import hashlib
 import os
 import stat
 import sys
@@ -37,7 +38,6 @@ from steepest.data.formats import (
 )
 from steepest.data.hub import HubName, hub_documents, revision_of
 from steepest.errors import DataError
-
 
 STANDARD_INPUT = "standard input"
 
@@ -67,6 +67,7 @@ class Source:
         label: what messages call it.
         kind: ``text``, ``jsonl``, ``csv``, ``parquet``, ``stream``, ``hub`` or ``python-docs``.
         member: found in a directory or by a glob, not named outright.
+        version: the commit of a hub data set; the hash of a stored stream.
     """
 
     label: str
@@ -74,7 +75,7 @@ class Source:
     path: Path = Path()
     member: bool = False
     hub: HubName | None = None
-    revision: str | None = None
+    version: str | None = None
 
     @property
     def size(self) -> int:
@@ -86,10 +87,10 @@ class Source:
         if self.kind == "python-docs":
             return python_docs_identity()
         if self.hub is not None:
-            files = sorted(p for p in self.path.rglob("*") if p.is_file()) if self.revision is None else []
+            files = sorted(p for p in self.path.rglob("*") if p.is_file()) if self.version is None else []
             hub = self.hub
-            return ["hub", hub.name, hub.config, hub.split, self.revision, *map(_file_identity, files)]
-        return [self.kind, *_file_identity(self.path)]
+            return ["hub", hub.name, hub.config, hub.split, self.version, *map(_file_identity, files)]
+        return ["stream", self.version] if self.version else [self.kind, *_file_identity(self.path)]
 
 
 def read_documents(config: DataConfig, cache: Path | None = None) -> Iterator[str]:
@@ -97,14 +98,13 @@ def read_documents(config: DataConfig, cache: Path | None = None) -> Iterator[st
 
     Args:
         config: the sources.
-        cache: folder for what ``datasets`` keeps; see ``default_cache``.
+        cache: where hub revisions are remembered; see ``default_cache``.
 
     >>> next(read_documents(DataConfig(sources=["python-docs"]))).splitlines()[0]
     'The "assert" statement'
     """
-    cache = cache or default_cache()
-    sources, skipped = find_sources(config, cache)
-    for document in iterate_documents(sources, config.text_column, cache, skipped):
+    sources, skipped = find_sources(config, cache or default_cache())
+    for document in iterate_documents(sources, config.text_column, skipped):
         yield b"".join(document).decode()
 
 
@@ -131,15 +131,13 @@ def find_sources(config: DataConfig, cache: Path) -> tuple[list[Source], Counter
     return found, skipped
 
 
-def iterate_documents(
-    sources: Iterable[Source], column: str, cache: Path, skipped: Counter[str]
-) -> Iterator[Document]:
+def iterate_documents(sources: Iterable[Source], column: str, skipped: Counter[str]) -> Iterator[Document]:
     """The documents of resolved sources. Each must be consumed before the next; ``skipped`` is counted up."""
     for source in sources:
         if source.kind == "python-docs":
             yield from python_docs()
         elif source.hub is not None:
-            yield from hub_documents(source.hub, source.revision, column, cache)
+            yield from hub_documents(source.hub, source.version, column)
         elif source.kind == "stream":
             yield checked_blocks(_stream_blocks(source), source.label)
         elif source.member and (reason := _unfit(source, column)):
@@ -160,13 +158,14 @@ def said(skipped: Counter[str]) -> str:
 
 def store_stream(source: Source, target: Path) -> Source:
     """Copy a stream to a file, so that it can be checked and read again; returns the file as a source."""
-    size = 0
+    digest = hashlib.sha256()
     with target.open("wb") as file:
         for block in _stream_blocks(source):
-            size += file.write(block)
-    if size == 0:
+            digest.update(block)
+            file.write(block)
+    if target.stat().st_size == 0:
         raise DataError(f"{source.label} is empty; give some text")
-    return replace(source, kind="text", path=target)
+    return replace(source, kind="text", path=target, version=digest.hexdigest())
 
 
 def _stream_blocks(source: Source) -> Iterator[bytes]:
@@ -190,7 +189,7 @@ def _find(name: str, cache: Path, skipped: Counter[str]) -> list[Source]:
         hub = HubName.parse(name)
         if hub.is_local:
             return [Source(name, "hub", Path(hub.name).expanduser(), hub=hub)]
-        return [Source(name, "hub", hub=hub, revision=revision_of(hub, cache))]
+        return [Source(name, "hub", hub=hub, version=revision_of(hub, cache))]
     path = Path(name).expanduser()
     try:
         mode = path.stat().st_mode
@@ -214,7 +213,8 @@ def _find(name: str, cache: Path, skipped: Counter[str]) -> list[Source]:
 def _find_matching(pattern: str, skipped: Counter[str]) -> list[Source]:
     """Everything a glob matches."""
     found: list[Source] = []
-    for match in sorted(glob.glob(str(Path(pattern).expanduser()), recursive=True)):
+    matches = glob.glob(str(Path(pattern).expanduser()), recursive=True)  # noqa: PTH207 (absolute patterns)
+    for match in sorted(matches):
         path = Path(match)
         if path.is_file():
             found += _members([path], skipped)

@@ -73,8 +73,8 @@ def split_documents(
 
 
 def _cut(text: bytes | mmap.mmap, offset: int, length: int, share: float) -> int:
-    """The first beginning of a character at or before the wanted place."""
-    cut = offset + min(int(length * (1 - share)), length - 1)
-    while cut > offset and text[cut] & 0b1100_0000 == 0b1000_0000:
+    """The last beginning of a character at or before the wanted place, and before the end."""
+    cut = offset + int(length * (1 - share))
+    while cut > offset and (cut == offset + length or text[cut] & 0b1100_0000 == 0b1000_0000):
         cut -= 1
     return cut

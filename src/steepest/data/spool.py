@@ -83,6 +83,4 @@ def write_spool(
                 bounds.append(bounds[-1] + size)
                 hashes.append(int.from_bytes(key[:8], "little"))
         file.flush()
-    return Spool(
-        path, np.array(bounds, np.int64), np.array(hashes, np.uint64), duplicates, empty
-    )
+    return Spool(path, np.array(bounds, np.int64), np.array(hashes, np.uint64), duplicates, empty)

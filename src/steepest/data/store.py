@@ -1,7 +1,7 @@
 """The token store: the ids of one split in one file, memory-mapped, with the places where documents begin.
 
-    NAME.bin           ids back to back, raw little-endian uint16 or uint32, end-of-text after every document
-    NAME.starts.npy    int64, the position of each document's first token
+NAME.bin           ids back to back, raw little-endian uint16 or uint32, end-of-text after every document
+NAME.starts.npy    int64, the position of each document's first token
 """
 
 import hashlib
