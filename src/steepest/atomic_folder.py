@@ -142,12 +142,13 @@ def _sync(folder: Path) -> None:
 def _explain(error: OSError, path: Path, needed: int) -> str:
     """One line for the user: what could not be written, why, what to do."""
     reason = (error.strerror or str(error)).lower()
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        existing = next(parent for parent in path.parents if parent.exists())
-        free = shutil.disk_usage(existing).free
+    space = "free some space or keep fewer checkpoints"
+    remedy = {errno.ENOSPC: space, errno.EDQUOT: space, errno.EFBIG: "raise the file size limit (ulimit -f)"}
+    if error.errno in remedy:
+        free = shutil.disk_usage(next(parent for parent in path.parents if parent.exists())).free
         return (
             f"cannot write {path}: {reason}; it needs {needed:,} bytes and {free:,} are free: "
-            f"free some space or keep fewer checkpoints"
+            f"{remedy[error.errno]}"
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"cannot write {path}: {reason}; choose a folder you can write to"

@@ -79,7 +79,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         claimed = manifest.pop("seal", None)
         whole = claimed == seal(manifest)
         newer = isinstance(manifest.get("format"), int) and manifest["format"] > FORMAT
-    except (ValueError, AttributeError, RecursionError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         raise DamagedError(folder, f"{MANIFEST} is not a manifest") from None
     if newer:
         message = (

@@ -14,7 +14,7 @@ Everything else becomes plain JSON: floats as their shortest exact decimal form,
 object with a single key: ``{"$tuple": [...]}``, ``{"$dict": [[key, value], ...]}`` for keys that are not
 strings, ``{"$float": "inf"}``, ``{"$tensor": name}``. Nothing here can run code on load.
 
-Source: https://github.com/safetensors/safetensors (format), used unchanged.
+Source: the safetensors format, https://github.com/huggingface/safetensors.
 """
 
 import json
@@ -194,36 +194,41 @@ def join_optimizer_state(tensors: Mapping[str, Tensor], rest: Mapping[str, Any])
     return state
 
 
-def random_state(generators: Mapping[str, torch.Generator] | None = None) -> dict[str, Any]:
-    """The state of every random generator a run may draw from, as JSON: torch's (CPU, and CUDA where there
-    is one), Python's ``random``, numpy's global one, and the named ``generators`` passed in.
+def random_state(
+    generators: Mapping[str, torch.Generator] | None = None,
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The state of every random generator a run may draw from, as tensors and plain JSON.
 
-    >>> before = random_state()
+    torch's own (CPU, and CUDA where there is one), Python's ``random``, numpy's global one, and the named
+    ``generators`` passed in.
+
+    >>> tensors, rest = random_state()
     >>> drawn = torch.rand(3), random.random(), np.random.rand()
-    >>> set_random_state(before)
+    >>> set_random_state(tensors, rest)
     >>> torch.equal(torch.rand(3), drawn[0]), random.random() == drawn[1], np.random.rand() == drawn[2]
     (True, True, True)
     """
     version, words, gauss = random.getstate()
     kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {
-        "torch": _hex(torch.get_rng_state()),
-        "cuda": [_hex(state) for state in cuda],
-        "python": [version, np.array(words, dtype="<u4").tobytes().hex(), gauss],
-        "numpy": [
-            str(kind),
-            np.asarray(keys, "<u4").tobytes().hex(),
-            int(position),
-            int(has_gauss),
-            float(cached),
-        ],
-        "generators": {name: _hex(generator.get_state()) for name, generator in (generators or {}).items()},
+    tensors = {
+        "torch": torch.get_rng_state(),
+        "python": torch.tensor(words),
+        "numpy": torch.from_numpy(np.asarray(keys, np.int64)),
+        **{f"cuda.{device}": state for device, state in enumerate(cuda)},
+        **{f"generator.{name}": generator.get_state() for name, generator in (generators or {}).items()},
     }
+    rest = {
+        "python": [version, gauss],
+        "numpy": [str(kind), int(position), int(has_gauss), float(cached)],
+    }
+    return tensors, rest
 
 
 def set_random_state(
-    state: Mapping[str, Any], generators: Mapping[str, torch.Generator] | None = None
+    tensors: Mapping[str, Tensor],
+    rest: Mapping[str, Any],
+    generators: Mapping[str, torch.Generator] | None = None,
 ) -> None:
     """Restore what ``random_state`` returned.
 
@@ -231,18 +236,17 @@ def set_random_state(
     not hold is a ``CheckpointError``.
     """
     for name, generator in (generators or {}).items():
-        if name not in state["generators"]:
-            known = ", ".join(state["generators"]) or "none"
-            raise CheckpointError(f'the state holds no random generator "{name}"; it holds: {known}')
-        generator.set_state(_unhex(state["generators"][name]))
-    version, words, gauss = state["python"]
-    random.setstate((version, tuple(np.frombuffer(bytes.fromhex(words), "<u4").tolist()), gauss))
-    kind, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((kind, np.frombuffer(bytes.fromhex(keys), "<u4"), position, has_gauss, cached))
-    torch.set_rng_state(_unhex(state["torch"]))
-    if torch.cuda.is_available():
-        for device, text in zip(range(torch.cuda.device_count()), state["cuda"], strict=False):
-            torch.cuda.set_rng_state(_unhex(text), device)
+        if f"generator.{name}" not in tensors:
+            raise CheckpointError(f'the checkpoint holds no random generator "{name}"')
+        generator.set_state(tensors[f"generator.{name}"])
+    version, gauss = rest["python"]
+    random.setstate((version, tuple(tensors["python"].tolist()), gauss))
+    kind, position, has_gauss, cached = rest["numpy"]
+    np.random.set_state((kind, tensors["numpy"].numpy().astype(np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(tensors["torch"])
+    for device in range(torch.cuda.device_count()):
+        if f"cuda.{device}" in tensors:
+            torch.cuda.set_rng_state(tensors[f"cuda.{device}"], device)
 
 
 def _layout(tensors: Mapping[str, Tensor]) -> tuple[bytes, dict[str, int], int]:
@@ -305,11 +309,3 @@ def _read(file: Tensor) -> dict[str, Tensor]:
             tensor = torch.empty_strided(shape, strides[name], dtype=dtype).copy_(tensor)
         tensors[name] = tensor
     return tensors | {name: tensors[owner] for name, owner in metadata.get("tied", {}).items()}
-
-
-def _hex(tensor: Tensor) -> str:
-    return tensor.cpu().numpy().tobytes().hex()
-
-
-def _unhex(text: str) -> Tensor:
-    return torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8).clone()
