@@ -8,7 +8,8 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src" / "steepest"
 FLOORS = [
     ["errors"],
-    ["losses", "optim", "autograd", "tokenizer", "scaling", "graph", "config", "runs"],
+    ["losses", "optim", "autograd", "tokenizer", "scaling", "graph", "config", "runs",
+     "atomic_folder", "manifest", "state_dicts"],  # fmt: skip
     ["memory", "data", "checkpoint"],
     ["model"],
     ["objectives"],
