@@ -1,6 +1,7 @@
-"""Run by test_checkpoint.py in a process of its own: kills writers, limits them, and prints what is left.
+"""Run by test_checkpoint_survival.py in a process of its own: kills writers, limits them, prints what is left.
 
-One process imports torch once and forks a child for every death.
+One process imports torch once and forks a child for every death. The checkpoints it makes are made of one
+number, so that a mixture of two is seen at once.
 """
 
 import fcntl
@@ -37,23 +38,31 @@ CALLS = [
 ]
 
 
-def save(folder: Path, step: int, value: float, size: int = 40) -> Path:
-    tensors = {
-        "model": {"weight": torch.full((size,), value)},
-        "optimizer": {"moment": torch.full((size,), value)},
-    }
-    return save_checkpoint(folder, step, tensors, {"value": value})
+def group(value: float, size: int = 16) -> dict[str, dict[str, torch.Tensor]]:
+    weight = torch.full((size,), value)
+    return {"model": {"weight": weight}, "optimizer": {"step": weight[0], "moment": weight.bfloat16()}}
+
+
+def save(folder: Path, step: int, value: float | None = None, size: int = 16) -> Path:
+    value = float(step) if value is None else value
+    return save_checkpoint(folder, step, group(value, size), {"value": value})
 
 
 def value_of(path: Path) -> float:
+    """Load a checkpoint that ``save`` made, and check that all its parts are of the same save."""
     tensors, state = load_checkpoint(path)
-    (value,) = {item for named in tensors.values() for tensor in named.values() for item in tensor.tolist()}
+    flat = [tensor.reshape(-1).tolist() for named in tensors.values() for tensor in named.values()]
+    (value,) = {item for items in flat for item in items}
     assert state["value"] == value
     return float(value)
 
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+def hidden(folder: Path) -> list[str]:
+    return [name for name in names(folder) if name.startswith(".")]
 
 
 def in_child(work: Callable[[], object]) -> int:
@@ -114,7 +123,7 @@ def killed_at_every_call(folder: Path, step: int, exchange: bool = True) -> dict
         if any(value_of(path) != step for step, path in list_checkpoints(folder)[:1]):
             problems.append([call, "the oldest is hurt"])
         save(folder, 9, 9.0)
-        if value_of(newest_whole(folder)[0]) != 9.0 or any(name[0] == "." for name in names(folder)):
+        if value_of(newest_whole(folder)[0]) != 9.0 or hidden(folder):
             problems.append([call, "cannot go on", names(folder)])
         if status == 0:
             return {"kills": call, "problems": problems}
@@ -144,7 +153,7 @@ def killed_at_random(folder: Path) -> dict[str, Any]:
             problems.append([kill, notes, names(folder)])
     last = list_checkpoints(folder)[-1][0]
     save(folder, last + 1, last + 1.0)
-    if any(name[0] == "." for name in names(folder)):
+    if hidden(folder):
         problems.append("leftovers stay")
     return {"kills": 20, "problems": problems if last > 5 else [*problems, f"only {last} written"]}
 

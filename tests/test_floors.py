@@ -8,8 +8,19 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src" / "steepest"
 FLOORS = [
     ["errors"],
-    ["losses", "optim", "autograd", "tokenizer", "scaling", "graph", "config", "runs",
-     "atomic_folder", "manifest", "state_dicts"],  # fmt: skip
+    [
+        "losses",
+        "optim",
+        "autograd",
+        "tokenizer",
+        "scaling",
+        "graph",
+        "config",
+        "runs",
+        "atomic_folder",
+        "manifest",
+        "state_dicts",
+    ],
     ["memory", "data", "checkpoint"],
     ["model"],
     ["objectives"],
