@@ -235,31 +235,20 @@ def test_a_damaged_corpus_is_refused_by_name_and_rebuilt(tmp_path: Path, cache: 
 
 
 def test_two_processes_do_not_meet(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another process finishes the same corpus while this one is about to: its folder stays."""
+    """Another process finishes the same corpus while this one is at it, and reads on from what it has open."""
     file = write_jsonl(tmp_path / "a.jsonl", some_texts(100))
-    install = corpus_module._install
+    write, others = corpus_module.write_store, []
 
-    def overtaken(folder: Path, path: Path) -> None:
-        monkeypatch.setattr(corpus_module, "_install", install)
-        assert not prepare(cache, file).reused
-        install(folder, path)
+    def overtaken(*args: object) -> dict[str, int]:
+        monkeypatch.setattr(corpus_module, "write_store", write)
+        others.append(prepare(cache, file))
+        return write(*args)
 
-    monkeypatch.setattr(corpus_module, "_install", overtaken)
+    monkeypatch.setattr(corpus_module, "write_store", overtaken)
     corpus = prepare(cache, file)
-    assert len(documents(corpus.train, Tokenizer.load(corpus.tokenizer))) > 50
+    assert not corpus.reused and not others[0].reused and prepare(cache, file).reused
+    assert np.array_equal(others[0].train.tokens, corpus.train.tokens)
     assert [path.name for path in (cache / "corpora").iterdir()] == [corpus.path.name]
-
-
-def test_abandoned_folders_are_swept_away(tmp_path: Path, cache: Path) -> None:
-    for name, age in ((".preparing-old", 10**6), (".preparing-new", 0)):
-        folder = cache / "corpora" / name
-        folder.mkdir(parents=True)
-        (folder / "spool").write_text("x")
-        for path in (folder / "spool", folder):
-            os.utime(path, (path.stat().st_mtime - age,) * 2)
-    prepare(cache, write_jsonl(tmp_path / "a.jsonl", some_texts(50)))
-    names = {path.name for path in (cache / "corpora").iterdir()}
-    assert ".preparing-new" in names and ".preparing-old" not in names
 
 
 # ------------------------------------------------------------------------------------------ errors
@@ -299,7 +288,7 @@ def test_a_full_disk_is_one_clear_line(tmp_path: Path, cache: Path, monkeypatch:
     file = write_jsonl(tmp_path / "a.jsonl", some_texts(50))
     monkeypatch.setattr(corpus_module, "write_store", full)
     with pytest.raises(
-        StorageError, match=r"No space left on device, [\d,]+ MB free; a corpus needs about twice"
+        StorageError, match=r"No space left on device; [\d,]+ MB are free, text of 0 MB needs"
     ):
         prepare(cache, file)
     assert not cache.exists()
@@ -315,8 +304,9 @@ def test_a_cache_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> Non
 
 
 @given(
-    text=st.text("ab,.;0 \n\t\r\u3000\u00a0é字😀'", min_size=1, max_size=400),
-    size=st.integers(4, 60),
+    text=st.text("ab,.;0 \n\t\r\u3000\u00a0é字😀'", min_size=1, max_size=400)
+    | st.text("ACGé.", min_size=100, max_size=800),
+    size=st.integers(4, 300),
     kind=st.sampled_from(["bpe", "bytes", "chars"]),
 )
 @settings(max_examples=300, deadline=None)
@@ -357,7 +347,7 @@ def test_worker_processes_encode_the_same(tmp_path: Path) -> None:
         counts = np.concatenate([counts for _, (counts, _) in results]).tolist()
         return counts, np.concatenate([ids for _, (_, ids) in results]).tolist()
 
-    assert encode(1) == encode(3)
+    assert encode(1) == encode(2)
 
 
 def test_workers_need_no_main_guard(tmp_path: Path, cache: Path) -> None:

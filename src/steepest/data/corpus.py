@@ -7,8 +7,8 @@
         tokenizer.json
         meta.json                                  counts, sizes, how it was split
 
-A folder is built under a temporary name and renamed when it is whole, so that a half-made one is never found
-and two processes that prepare the same corpus do not meet: the first to finish wins. Opening maps files and
+A folder appears whole or not at all, so that a half-made one is never found and two processes that prepare
+the same corpus cannot hurt each other. Opening maps files and
 reads one small JSON: milliseconds whatever the size. The fingerprint covers path, size and time of change of
 every source file, the data settings and the tokenizer settings. A changed source is prepared anew; old
 folders stay until someone deletes them, which is always safe.
@@ -19,29 +19,29 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
-import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from steepest.atomic_folder import atomic_folder
 from steepest.data.encoding import SMALL, Encoded, Pieces, cut_pieces, encode_spool, id_type
 from steepest.data.hub import remember_revision
-from steepest.data.sources import DataConfig, Source, find_sources, iterate_documents, said, store_stream
+from steepest.data.sources import DataConfig, Source, find_sources, iterate_documents, said, stored_stream
 from steepest.data.split import Split, split_documents
 from steepest.data.spool import Spool, mapped, write_spool
-from steepest.data.store import TokenStore, open_store, write_store
+from steepest.data.store import TokenStore, open_store, sync, write_store
 from steepest.errors import DataError, StorageError
 from steepest.tokenizer import Tokenizer, TokenizerConfig, make_tokenizer
 
 Progress = Callable[[str, int, int], None]
 
 _FORMAT = 1
-_ABANDONED = 2 * 24 * 3600.0  # seconds after which a temporary folder has no owner any more
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,7 @@ def prepare_corpus(
         DataError: a source that is missing, empty, unreadable or not text; nothing is left on the disk.
         StorageError: the cache cannot be written.
 
+    >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as cache:
     ...     for _ in range(2):
     ...         corpus = prepare_corpus(DataConfig(), TokenizerConfig(kind="bytes"), Path(cache))
@@ -137,52 +138,19 @@ def prepare_corpus(
     streams = any(source.kind == "stream" for source in sources)
     if not streams and (corpus := _find(sources, data, tokenizer, given, cache)):
         return corpus
-    with _workplace(cache) as work:
+    needed = sum(source.size for source in sources)
+    with _room_in(cache, needed), ExitStack() as stack:
         if streams:
-            sources = [
-                store_stream(source, work / f"stream-{number}") if source.kind == "stream" else source
-                for number, source in enumerate(sources)
-            ]
+            sources = [stack.enter_context(stored_stream(source, cache)) for source in sources]
             if corpus := _find(sources, data, tokenizer, given, cache):
                 return corpus
         fingerprint = _fingerprint(sources, data, tokenizer, given)
-        report = progress or (lambda stage, done, total: None)
-        size = sum(source.size for source in sources)
-        total = size if all(source.kind == "text" for source in sources) else 0
-        spool = write_spool(
-            iterate_documents(sources, data.text_column, passed_over),
-            work / "spool",
-            lambda done: report("reading", done, total),
-        )
-        if len(spool.hashes) == 0:
-            raise DataError(f"{', '.join(data.sources)}: no text in it{said(passed_over)}")
-        with mapped(spool.path) as text:
-            split = split_documents(text, spool.bounds, spool.hashes, data.validation, data.split)
-        made = given or _train_tokenizer(tokenizer, spool, split, report)
-        folder = work / "corpus"
-        folder.mkdir()
-        made.save(folder / "tokenizer.json")
-        sizes = _encode(folder, spool, split, made, workers, report)
-        summary = Summary(
-            documents=len(spool.hashes),
-            duplicates=spool.duplicates,
-            empty=spool.empty,
-            passed_over={reason: count for reason, count in sorted(passed_over.items()) if count},
-            split=split.method,
-            n_bytes=int(spool.bounds[-1]),
-        )
-        meta = {
-            "format": _FORMAT,
-            "fingerprint": fingerprint,
-            "dtype": id_type(made.vocab_size).__name__,
-            "vocab_size": made.vocab_size,
-            "tokenizer": made.fingerprint,
-            "splits": sizes,
-            "summary": asdict(summary),
-        }
-        (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
         path = cache / "corpora" / fingerprint[:16]
-        _install(folder, path)
+        folder = stack.enter_context(atomic_folder(path, needed))
+        meta = _build(folder, sources, passed_over, data, given or tokenizer, progress or _silent, workers)
+        with (folder / "meta.json").open("w", encoding="utf-8") as file:
+            json.dump({"format": _FORMAT, "fingerprint": fingerprint, **meta}, file, indent=1)
+            sync(file)
         for source in sources:
             if source.hub is not None and source.version is not None:
                 remember_revision(source.hub, source.version, cache)
@@ -244,6 +212,48 @@ def _fingerprint(
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
+def _build(
+    folder: Path,
+    sources: list[Source],
+    passed_over: Counter[str],
+    data: DataConfig,
+    tokenizer: TokenizerConfig | Tokenizer,
+    report: Progress,
+    workers: int | None,
+) -> dict[str, Any]:
+    """Fill the folder of a corpus, except for ``meta.json``, whose content is returned."""
+    total = sum(source.size for source in sources) if all(source.kind == "text" for source in sources) else 0
+    spool = write_spool(
+        iterate_documents(sources, data.text_column, passed_over),
+        folder / "spool",
+        lambda done: report("reading", done, total),
+    )
+    if len(spool.hashes) == 0:
+        raise DataError(f"{', '.join(data.sources)}: no text in it{said(passed_over)}")
+    with mapped(spool.path) as text:
+        split = split_documents(text, spool.bounds, spool.hashes, data.validation, data.split)
+    if isinstance(tokenizer, TokenizerConfig):
+        tokenizer = _train_tokenizer(tokenizer, spool, split, report)
+    tokenizer.save(folder / "tokenizer.json")
+    sizes = _encode(folder, spool, split, tokenizer, workers, report)
+    spool.path.unlink()
+    summary = Summary(
+        documents=len(spool.hashes),
+        duplicates=spool.duplicates,
+        empty=spool.empty,
+        passed_over={reason: count for reason, count in sorted(passed_over.items()) if count},
+        split=split.method,
+        n_bytes=int(spool.bounds[-1]),
+    )
+    return {
+        "dtype": id_type(tokenizer.vocab_size).__name__,
+        "vocab_size": tokenizer.vocab_size,
+        "tokenizer": tokenizer.fingerprint,
+        "splits": sizes,
+        "summary": asdict(summary),
+    }
+
+
 def _train_tokenizer(config: TokenizerConfig, spool: Spool, split: Split, report: Progress) -> Tokenizer:
     n_bytes = int(split.train[:, 1].sum())
 
@@ -286,54 +296,34 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _install(folder: Path, path: Path) -> None:
-    """Rename a finished folder into place; one that another process put there meanwhile stays."""
-    for _ in range(2):
-        try:
-            folder.rename(path)
-            return
-        except OSError:
-            try:
-                open_corpus(path)
-                return
-            except DataError:
-                path.rename(folder.with_name("damaged"))
-    folder.rename(path)
+def _silent(stage: str, done: int, total: int) -> None:
+    """Progress that nobody watches."""
 
 
 @contextmanager
-def _workplace(cache: Path) -> Iterator[Path]:
-    """A temporary folder in the cache, gone afterwards; on failure so are the folders made for it."""
+def _room_in(cache: Path, needed: int) -> Iterator[None]:
+    """Make the cache; if what follows fails, take the folders made for it away again."""
     corpora = cache / "corpora"
     made = [place for place in (corpora, *corpora.parents) if not place.exists()]
     try:
         corpora.mkdir(parents=True, exist_ok=True)
-        _sweep(corpora)
-        with tempfile.TemporaryDirectory(prefix=".preparing-", dir=corpora) as work:
-            yield Path(work)
+        yield
     except BaseException as error:
         for place in made:
             with suppress(OSError):
                 place.rmdir()
-        if isinstance(error, OSError):
-            raise _storage_error(cache, error) from None
+        cause = error.__cause__ if isinstance(error, StorageError) else error
+        if isinstance(cause, OSError):
+            raise _storage_error(cache, cause, needed) from cause
         raise
 
 
-def _sweep(corpora: Path) -> None:
-    """Remove what processes that were killed long ago left behind."""
-    for folder in corpora.glob(".preparing-*"):
-        with suppress(OSError):
-            newest = max(place.stat().st_mtime for place in (folder, *folder.rglob("*")))
-            if newest < time.time() - _ABANDONED:
-                shutil.rmtree(folder)
-
-
-def _storage_error(cache: Path, error: OSError) -> StorageError:
+def _storage_error(cache: Path, error: OSError, needed: int) -> StorageError:
     advice = "set STEEPEST_CACHE to a folder that can be written"
-    free = ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         there = next(place for place in (cache.absolute(), *cache.absolute().parents) if place.exists())
-        free = f", {shutil.disk_usage(there).free / 1e6:,.0f} MB free"
-        advice = "a corpus needs about twice the size of its text; free some space or set STEEPEST_CACHE"
-    return StorageError(f"cannot write to the cache {cache}: {error.strerror or error}{free}; {advice}")
+        advice = (
+            f"{shutil.disk_usage(there).free / 1e6:,.0f} MB are free, text of {needed / 1e6:,.0f} MB needs about "
+            "twice that; free some space or set STEEPEST_CACHE to a folder with more"
+        )
+    return StorageError(f"cannot write to the cache {cache}: {error.strerror or error}; {advice}")

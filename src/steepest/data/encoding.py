@@ -1,8 +1,8 @@
 """Text to token ids, in parallel: pieces of about a mebibyte go to worker processes and come back in order.
 
 A long document is cut where the tokenizer could not have joined the two sides: for the byte-level BPE made
-here, between a character that is no white space and a newline after it (its pre-tokenizer always ends a word
-there); for bytes and characters, between any two characters. Other tokenizers get their documents whole.
+here, before white space that follows something else (see ``tokenizer/words.py``: a word always ends there);
+for bytes and characters, between any two characters. Other tokenizers get their documents whole.
 
 A worker is a fresh interpreter that imports this module and nothing of the caller's program. The usual
 process pools import the caller's ``__main__`` again, which a ten-line script without a ``__main__`` guard, a
@@ -28,6 +28,7 @@ import numpy.typing as npt
 from steepest.data.spool import mapped
 from steepest.errors import DataError
 from steepest.tokenizer import Tokenizer
+from steepest.tokenizer.words import REACH, words
 
 Number = TypeVar("Number", bound=np.number[Any])
 
@@ -226,27 +227,22 @@ def _close(pipe: IO[bytes]) -> None:
 
 def _place_to_cut(text: mmap.mmap | bytes, offset: int, end: int, size: int, kind: str) -> int:
     """Where to end a piece of about ``size`` bytes beginning at ``offset``; ``end`` if nowhere."""
-    if kind in ("bytes", "chars"):
-        cut = offset + size
-        while text[cut] & 0b1100_0000 == 0b1000_0000:
-            cut += 1
-            if cut == end:
-                return end
-        return cut
-    if kind != "bpe":
+    if kind not in ("bytes", "chars", "bpe"):
         return end
-    cut = offset + size
-    while (cut := text.rfind(b"\n", offset + 1, cut)) > 0:
-        if _ends_a_word(text, offset, cut):
-            return cut
-    cut = offset + size - 1
-    while (cut := text.find(b"\n", cut + 1, end)) > 0:
-        if _ends_a_word(text, offset, cut):
-            return cut
-    return end
-
-
-def _ends_a_word(text: mmap.mmap | bytes, offset: int, newline: int) -> bool:
-    """Whether the character before a newline is no white space."""
-    before = text[max(offset, newline - 4) : newline].decode(errors="ignore")
-    return bool(before) and not before[-1].isspace()
+    stop = offset + size
+    while stop < end and text[stop] & 0b1100_0000 == 0b1000_0000:  # inside a character
+        stop += 1
+    if kind != "bpe":
+        return stop
+    for white in (b"\n", b" "):
+        cut = stop
+        while (cut := text.rfind(white, offset + 1, cut)) > 0:
+            before = text[max(offset, cut - 4) : cut].decode(errors="ignore")
+            if not before[-1:].isspace():
+                return cut
+    # No white space anywhere: cut into words from the beginning, as the tokenizer will.
+    found = words(text[offset:stop].decode())
+    left = 0
+    while found and left < REACH:
+        left += len(found.pop())
+    return offset + sum(len(word.encode()) for word in found) if found else end

@@ -16,8 +16,10 @@ import hashlib
 import os
 import stat
 import sys
+import tempfile
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -156,16 +158,26 @@ def said(skipped: Counter[str]) -> str:
     return f" (passed over: {reasons})" if reasons else ""
 
 
-def store_stream(source: Source, target: Path) -> Source:
-    """Copy a stream to a file, so that it can be checked and read again; returns the file as a source."""
+@contextmanager
+def stored_stream(source: Source, folder: Path) -> Iterator[Source]:
+    """Copy a stream to a file in a folder, so that it has a size and a hash; other sources stay as they are.
+
+    The file has no name, so it is gone with the process, however that ends.
+    """
+    if source.kind != "stream":
+        yield source
+        return
     digest = hashlib.sha256()
-    with target.open("wb") as file:
+    with tempfile.TemporaryFile(dir=folder) as file:
         for block in _stream_blocks(source):
             digest.update(block)
             file.write(block)
-    if target.stat().st_size == 0:
-        raise DataError(f"{source.label} is empty; give some text")
-    return replace(source, kind="text", path=target, version=digest.hexdigest())
+        file.flush()
+        if file.tell() == 0:
+            raise DataError(f"{source.label} is empty; give some text")
+        file.seek(0)
+        path = Path(f"/dev/fd/{file.fileno()}")
+        yield replace(source, kind="text", path=path, version=digest.hexdigest())
 
 
 def _stream_blocks(source: Source) -> Iterator[bytes]:
@@ -283,4 +295,4 @@ def _missing(name: str, path: Path) -> DataError:
 
 def _file_identity(path: Path) -> list[Any]:
     status = path.stat()
-    return [str(path.resolve()), status.st_size, status.st_mtime_ns]
+    return [str(path.absolute()), status.st_size, status.st_mtime_ns]

@@ -5,10 +5,11 @@ NAME.starts.npy    int64, the position of each document's first token
 """
 
 import hashlib
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -59,9 +60,18 @@ def write_store(folder: Path, name: str, encoded: Iterable[tuple[Pieces, Encoded
             tokens += len(ids)
             n_bytes += int(pieces[:, 1].sum())
             file.write(ids.astype(ids.dtype.newbyteorder("<"), copy=False).data)
+        sync(file)
     document_starts = np.concatenate(starts)
-    np.save(folder / f"{name}.starts.npy", document_starts)
+    with (folder / f"{name}.starts.npy").open("wb") as file:
+        np.save(file, document_starts)
+        sync(file)
     return {"tokens": tokens, "documents": len(document_starts), "bytes": n_bytes}
+
+
+def sync(file: IO[Any]) -> None:
+    """Have the disk hold what was written, before a rename makes it count."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def open_store(folder: Path, name: str, sizes: dict[str, int], dtype: str, fingerprint: str) -> TokenStore:
