@@ -6,6 +6,7 @@ print(run.metrics["bits_per_byte"])
 print(run.generate("Once upon a time", max_tokens=200))
 """
 
+import json
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,9 +19,10 @@ import torch
 from steepest.checkpoint import list_checkpoints, load_checkpoint, newest_whole
 from steepest.config import build, dump_toml, load_toml, override, parse_count, parse_duration
 from steepest.data import Corpus, default_cache, evaluation_batches, prepare_corpus
-from steepest.errors import CheckpointError, ConfigError, RunError
-from steepest.model import Transformer, generate
-from steepest.objectives import NextToken
+from steepest.errors import CheckpointError, DataError
+from steepest.model import Transformer
+from steepest.model.generate import generate
+from steepest.objectives import NextToken, Objective
 from steepest.planning import choose
 from steepest.runs import FORMAT, RunFolder, check_new_name, create_run, open_run, write_atomically
 from steepest.tokenizer import Tokenizer
@@ -48,7 +50,7 @@ class TrainedRun:
     folder: RunFolder
     config: RunConfig
     tokenizer: Tokenizer
-    objective: NextToken
+    objective: Objective
     step: int
     result: Result | None = None
 
@@ -85,6 +87,7 @@ class TrainedRun:
         seed: int = 0,
     ) -> Iterator[str]:
         """Like ``generate``, but piece by piece, as soon as a piece is whole UTF-8."""
+        assert isinstance(self.objective, NextToken)
         self.objective.eval()
         ids = [self.tokenizer.end_of_text, *self.tokenizer.encode(prompt).tolist()]
         tokens = generate(
@@ -104,14 +107,13 @@ class TrainedRun:
         self, sources: Sequence[str] = (), *, cache: Path | None = None, listen: Listener = _silent
     ) -> dict[str, float]:
         """Loss, bits per byte, perplexity and accuracy on the run's held-out text, or on other data, whole."""
-        data = self.config.data
+        config = self.config
         if sources:
-            data = data.replace(sources=[str(source) for source in sources])
-        corpus = prepare_corpus(
-            data, self.config.tokenizer.replace(kind=str(self.folder.tokenizer), vocab_size="auto")
-            if sources else self.config.tokenizer, cache or default_cache(),
-            progress=lambda stage, done, total: listen("progress", {"stage": stage, "done": done, "total": total}),
-        )  # fmt: skip
+            config = config.replace(
+                data=config.data.replace(sources=[str(source) for source in sources]),
+                tokenizer=config.tokenizer.replace(kind=str(self.folder.tokenizer), vocab_size="auto"),
+            )
+        corpus = _prepare(config, cache, listen)
         stores = [corpus.train, corpus.validation] if sources else [corpus.validation]
         batches = (
             batch for store in stores
@@ -184,8 +186,9 @@ def train(
     tokenizer.save(folder.tokenizer)
     folder.write_json(folder.plan, plan)
     listen("run", {"folder": folder, "config": resolved, "plan": plan})
-    session = Session(resolved, folder, state, corpus, tokenizer, started=began, listen=listen)
-    return TrainedRun(folder, resolved, tokenizer, state.objective, state.step, session.run())
+    with folder.lock():
+        session = Session(resolved, folder, state, corpus, tokenizer, started=began, listen=listen)
+        return TrainedRun(folder, resolved, tokenizer, state.objective, state.step, session.run())
 
 
 def resume(
@@ -271,16 +274,34 @@ def _continue(
         listen("event", {"event": "checkpoint passed over", "reason": line})
         folder.append_event("checkpoint passed over", reason=line)
     tensors, record = load_checkpoint(path)
-    corpus = _corpus(config, folder, cache, listen)
     tokenizer = Tokenizer.load(folder.tokenizer)
+    corpus = _prepare(config, cache, listen)
+    if Tokenizer.load(corpus.tokenizer).fingerprint != tokenizer.fingerprint:
+        raise DataError(
+            f"the data of run {folder.name} has changed since it began: a tokenizer made from it now differs; "
+            "put the old data back, or start a new run"
+        )
     listen("data", {"corpus": corpus, "tokenizer": tokenizer})
     state = compose(config, corpus, tokenizer)
     state.restore(tensors, record)
     folder.truncate_metrics(state.step)
     folder.append_event(event, step=state.step, seconds=state.seconds)
-    listen("run", {"folder": folder, "config": config, "resumed_at": state.step})
+    plan = json.loads(folder.plan.read_text(encoding="utf-8"))
+    listen("run", {"folder": folder, "config": config, "plan": plan, "resumed_at": state.step})
     session = Session(config, folder, state, corpus, tokenizer, started=began, listen=listen)
     return TrainedRun(folder, config, tokenizer, state.objective, state.step, session.run())
+
+
+def _prepare(config: RunConfig, cache: Path | str | None, listen: Listener) -> Corpus:
+    """The encoded text a config names; tokenized now, or found as it was left."""
+    return prepare_corpus(
+        config.data,
+        config.tokenizer,
+        Path(cache) if cache else default_cache(),
+        progress=lambda stage, done, total: listen(
+            "progress", {"stage": stage, "done": done, "total": total}
+        ),
+    )
 
 
 def _checkpoint_at(folder: RunFolder, step: int, *, exactly: bool = False) -> Path:

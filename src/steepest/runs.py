@@ -73,7 +73,8 @@ class RunFolder:
 
     def truncate_metrics(self, step: int) -> list[dict[str, Any]]:
         """Drop the metric lines after ``step`` (they will be made again); return the dropped ones."""
-        kept, dropped = [], []
+        kept: list[dict[str, Any]] = []
+        dropped: list[dict[str, Any]] = []
         for record in self.read_metrics():
             (kept if record.get("step", 0) <= step else dropped).append(record)
         write_atomically(self.metrics, "".join(_line(record) for record in kept))

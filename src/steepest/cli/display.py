@@ -66,7 +66,15 @@ class Display:
         self._bytes_per_token = size / max(tokens, 1)
         self.line("data", f"{in_bytes(size)}, {in_count(tokens)} tokens ({tokenizer.kind}, vocabulary "
                   f"{tokenizer.vocab_size:,}, {self._bytes_per_token:.2f} bytes per token)")  # fmt: skip
-        self.line("", corpus.summary)
+        summary = corpus.summary
+        how = {"hash": "whole documents held out by a hash of their content", "none": "nothing held out",
+               "position": "the end of each document held out"}[summary.split]  # fmt: skip
+        dropped = f", {summary.duplicates:,} exact duplicate{'s' * (summary.duplicates != 1)} dropped"
+        passed = "".join(
+            f", {count:,} files passed over ({why})" for why, count in summary.passed_over.items()
+        )
+        self.line("", f"{summary.documents:,} document{'s' * (summary.documents != 1)}{dropped}{passed}; "
+                  f"{how}: {in_count(len(held.tokens))} tokens{'; found encoded' if corpus.reused else ''}")  # fmt: skip
 
     def _on_machine(self, threads: int, flops: float, device: str) -> None:
         self.line(

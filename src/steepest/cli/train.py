@@ -192,7 +192,7 @@ def _conclude(run: Any, runs: Path) -> None:
         f"top-1 accuracy {metrics['accuracy']:.1%}, {in_count(result.tokens)} tokens in {result.step:,} steps"
     )
     if result.sample:
-        print(f"\nwritten by the model:\n\n    " + result.sample.strip("\n").replace("\n", "\n    "))
+        print("\nwritten by the model:\n\n    " + result.sample.strip("\n").replace("\n", "\n    "))
     print(
         f"\ngo on with\n"
         f'    {_command("generate", name, runs)} --prompt "..."\n'

@@ -42,6 +42,10 @@ class Objective(nn.Module):
     def roles(self) -> dict[str, str]:
         """Role of every parameter by name: "embedding", "head", "matrix" or "vector"."""
 
+    def splits(self) -> dict[str, tuple[int, ...]]:
+        """Matrices that hold several stacked ones, with their row counts (Muon treats each part by itself)."""
+        return {f"trunk.{name}": rows for name, rows in self.trunk.splits().items()}
+
     def better(self, new: float, old: float | None) -> bool:
         """Whether ``new`` beats ``old`` in the target metric (anything beats nothing, and nan never wins)."""
         if old is None or old != old:

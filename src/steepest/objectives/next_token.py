@@ -97,5 +97,4 @@ class NextToken(Objective):
     def roles(self) -> dict[str, str]:
         """The trunk's roles; an untied vocabulary matrix is the head."""
         roles = {f"trunk.{name}": role for name, role in self.trunk.roles().items()}
-        own = {name: "head" for name, _ in self.head.named_parameters(prefix="head")}
-        return {name: {**own, **roles}[name] for name, _ in self.named_parameters()}
+        return roles | {f"head.{name}": role for name, role in self.head.roles().items()}

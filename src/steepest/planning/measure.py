@@ -15,7 +15,6 @@ import torch
 
 from steepest.data import Batch
 from steepest.model import Transformer, TransformerConfig
-from steepest.model.size import n_matrix_parameters
 from steepest.objectives import NextToken
 from steepest.optim import OptimConfig, build_optimizer
 from steepest.train.speed import seconds_of
@@ -52,7 +51,7 @@ class StepProbe:
         trunk = Transformer(model, generator=torch.Generator().manual_seed(0))
         self.objective = NextToken(trunk, np.ones(model.vocab_size, dtype=np.int64)).to(device)
         self.optimizers = build_optimizer(self.objective.named_parameters(), optim, self.objective.roles(),
-                                          lr=optim.lr or 1e-3)  # fmt: skip
+                                          lr=1e-3, splits=self.objective.splits())  # fmt: skip
         self.guard, self.micro_batch, self.autocast, self.clip = (
             SpikeGuard(),
             micro_batch,
@@ -90,8 +89,3 @@ def interpolate_speed(measured: Mapping[int, float], parameters: float) -> float
     return float(
         np.exp(np.interp(np.log(parameters), np.log(sizes), np.log([measured[size] for size in sizes])))
     )
-
-
-def matrix_parameters(model: TransformerConfig) -> int:
-    """Parameters that multiply: all matrices and the vocabulary head, not the input embedding."""
-    return n_matrix_parameters(model)

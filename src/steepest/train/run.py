@@ -109,7 +109,8 @@ def compose(config: RunConfig, corpus: Corpus, tokenizer: Tokenizer) -> TrainSta
 
 def sequences_per_step(config: RunConfig) -> int:
     """Sequences of one optimiser step: the batch in tokens over the context."""
-    return max(1, round(config.batches.batch_tokens / config.model.context))
+    tokens = config.batches.batch_tokens or config.model.context
+    return max(1, round(tokens / config.model.context))
 
 
 def resolve_device(name: str) -> torch.device:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -15,7 +16,8 @@ import torch
 from steepest.checkpoint import CheckpointWriter, load_checkpoint, prune
 from steepest.data import Corpus, evaluation_batches
 from steepest.errors import CheckpointError, StorageError
-from steepest.model import generate
+from steepest.model.generate import generate
+from steepest.objectives import NextToken
 from steepest.runs import RunFolder
 from steepest.tokenizer import Tokenizer
 from steepest.train.deadline import DeadlineController
@@ -73,11 +75,11 @@ class Session:
         self.autocast = resolve_autocast(config, self.device)
         self.started, self.before = started, state.seconds  # ``before``: wall clock of earlier sessions
         self.log = MetricsLog(folder)
-        self.writer = CheckpointWriter(folder.checkpoints)
+        self.writer = CheckpointWriter(folder.checkpoints, after=self._prune)
         self.signal: int | None = None
+        self._fresh = True
         self._saved_at = time.monotonic()
         self._saved_step = -1
-        self._tokens_at = (time.monotonic(), state.tokens)
 
     def elapsed(self) -> float:
         """Wall clock of the run so far, all sessions together, in seconds."""
@@ -110,6 +112,7 @@ class Session:
         if self.config.train.threads and self.device.type == "cpu":
             torch.set_num_threads(self.config.train.threads)
         schedule, state = self.state.schedule, self.state
+        self._began, self._began_at = time.monotonic(), state.step / max(schedule.total_steps or 1, 1)
         held_out = len(self.corpus.validation.tokens)
         expected = schedule.total_steps or self._expected_steps()
         wanted = self.config.train.evaluate_tokens or max(
@@ -148,6 +151,9 @@ class Session:
 
     def _observe(self, state: TrainState, record: Record) -> None:
         """Log the step; turn skipped steps and the schedule's decisions into events."""
+        if self._fresh:  # the optimiser's state exists only now
+            self.writer.prepare(state.tensors())
+            self._fresh = False
         state.seconds = record["seconds"] = round(self.elapsed(), 4)
         if record["verdict"] != "ok":
             self._event("step skipped", step=state.step, reason=record["verdict"], loss=record["loss"],
@@ -159,7 +165,16 @@ class Session:
                 self._measure_threads()
         if state.step % self.config.train.log_every == 0:
             self.log.append(record)
-        self.listen("step", record)
+        share, left = self._progress(state)
+        self.listen("step", {"record": record, "share": share, "left": left})
+
+    def _progress(self, state: TrainState) -> tuple[float, float]:
+        """Share of the run behind, and seconds left."""
+        budget = self.config.train.time
+        if budget is not None:
+            return self.elapsed() / budget, budget - self.elapsed()
+        share = state.step / max(state.schedule.total_steps or 1, 1)
+        return share, (time.monotonic() - self._began) * (1 - share) / max(share - self._began_at, 1e-9)
 
     def _evaluate_when_due(self, state: TrainState, record: Record) -> None:
         if state.step % self._evaluate_every == 0 and self.config.train.evaluations:
@@ -203,7 +218,7 @@ class Session:
         record = {"step": state.step, "tokens": state.tokens, "seconds": round(self.elapsed(), 4),
                   "evaluation": metrics}  # fmt: skip
         self.log.append(record)
-        self.listen("evaluation", record)
+        self.listen("evaluation", {"record": record})
         if self.objective.better(metrics[metric], state.best.get(metric)):
             state.best = {"step": state.step, metric: metrics[metric]}
             if save_best:
@@ -220,8 +235,10 @@ class Session:
         self.state.seconds = self.elapsed()
         self.writer.save(self.state.step, self.state.tensors(), self.state.record())
         self._saved_step, self._saved_at = self.state.step, time.monotonic()
-        best = int(self.state.best.get("step", self.state.step))
-        prune(self.folder.checkpoints, self.config.train.keep, protect={best, self.state.step})
+
+    def _prune(self, path: Path) -> None:
+        best = self.state.best.get("step")
+        prune(self.folder.checkpoints, self.config.train.keep, protect=() if best is None else (int(best),))
 
     # -- the end --------------------------------------------------------------------------------------
 
@@ -265,6 +282,8 @@ class Session:
 
     def _sample(self) -> str:
         """Some text, written by the model from nothing but the end-of-text token."""
+        if not isinstance(self.objective, NextToken) or not self.config.train.sample_tokens:
+            return ""
         self.objective.eval()
         ids = generate(
             self.objective.trunk, self.objective.head, [self.tokenizer.end_of_text],
