@@ -336,7 +336,7 @@ def test_a_foreign_tokenizer_gets_whole_documents() -> None:
 
 
 def test_worker_processes_encode_the_same(tmp_path: Path) -> None:
-    texts = ["".join(some_texts(3000, seed)) for seed in range(20)] + some_texts(2000)
+    texts = ["".join(some_texts(3000, seed)) for seed in range(10)] + some_texts(2000)
     spool = write_spool([(text.encode(),) for text in texts], tmp_path / "spool")
     parts = np.stack([spool.bounds[:-1], np.diff(spool.bounds)], axis=1)
     tokenizer = TOKENIZERS["bpe"]
