@@ -18,7 +18,8 @@ import torch
 
 from steepest.checkpoint import list_checkpoints, load_checkpoint, newest_whole
 from steepest.config import build, dump_toml, load_toml, override, parse_count, parse_duration
-from steepest.data import Corpus, default_cache, evaluation_batches, prepare_corpus
+from steepest.data import Corpus, default_cache, evaluation_batches, open_corpus, prepare_corpus
+from steepest.data.builtin import BUILTIN
 from steepest.errors import CheckpointError, DataError
 from steepest.model import Transformer
 from steepest.model.generate import generate
@@ -107,13 +108,12 @@ class TrainedRun:
         self, sources: Sequence[str] = (), *, cache: Path | None = None, listen: Listener = _silent
     ) -> dict[str, float]:
         """Loss, bits per byte, perplexity and accuracy on the run's held-out text, or on other data, whole."""
-        config = self.config
         if sources:
-            config = config.replace(
-                data=config.data.replace(sources=[str(source) for source in sources]),
-                tokenizer=config.tokenizer.replace(kind=str(self.folder.tokenizer), vocab_size="auto"),
-            )
-        corpus = _prepare(config, cache, listen)
+            tokenizer = self.config.tokenizer.replace(kind=str(self.folder.tokenizer), vocab_size="auto")
+            data = self.config.data.replace(sources=[str(source) for source in sources])
+            corpus = _prepare(self.config.replace(data=data, tokenizer=tokenizer), cache, listen)
+        else:
+            corpus = _corpus_of(self.folder, self.config, cache, listen)
         stores = [corpus.train, corpus.validation] if sources else [corpus.validation]
         batches = (
             batch for store in stores
@@ -157,7 +157,7 @@ def train(
     values = load_toml(Path(config)) if isinstance(config, str | Path) else dict(config or {})
     values = _without_format(values)  # a run.toml may be given as it is
     if sources:
-        values["data"] = {**values.get("data", {}), "sources": [str(source) for source in sources]}
+        values["data"] = {**values.get("data", {}), "sources": [_absolute(str(source)) for source in sources]}
     budget = {
         "time": parse_duration(time) if isinstance(time, str) else time,
         "steps": steps,
@@ -184,7 +184,7 @@ def train(
     folder = create_run(runs, name)
     write_atomically(folder.config, dump_toml(resolved, header={"format": FORMAT}))
     tokenizer.save(folder.tokenizer)
-    folder.write_json(folder.plan, plan)
+    folder.write_json(folder.plan, {**plan, "corpus": str(corpus.path.absolute())})
     listen("run", {"folder": folder, "config": resolved, "plan": plan})
     with folder.lock():
         session = Session(resolved, folder, state, corpus, tokenizer, started=began, listen=listen)
@@ -275,7 +275,7 @@ def _continue(
         folder.append_event("checkpoint passed over", reason=line)
     tensors, record = load_checkpoint(path)
     tokenizer = Tokenizer.load(folder.tokenizer)
-    corpus = _prepare(config, cache, listen)
+    corpus = _corpus_of(folder, config, cache, listen)
     if Tokenizer.load(corpus.tokenizer).fingerprint != tokenizer.fingerprint:
         raise DataError(
             f"the data of run {folder.name} has changed since it began: a tokenizer made from it now differs; "
@@ -290,6 +290,22 @@ def _continue(
     listen("run", {"folder": folder, "config": config, "plan": plan, "resumed_at": state.step})
     session = Session(config, folder, state, corpus, tokenizer, started=began, listen=listen)
     return TrainedRun(folder, config, tokenizer, state.objective, state.step, session.run())
+
+
+def _absolute(source: str) -> str:
+    """A path that still means the same from another folder; names that are no paths stay."""
+    if source == "-" or source.startswith("hf:") or (source in BUILTIN and not Path(source).exists()):
+        return source
+    return str(Path(source).absolute())
+
+
+def _corpus_of(
+    folder: RunFolder, config: RunConfig, cache: Path | str | None, listen: Listener
+) -> Corpus:
+    """A run's own encoded text; standard input cannot be read twice, so there it is what was kept of it."""
+    if "-" in config.data.sources:
+        return open_corpus(Path(json.loads(folder.plan.read_text(encoding="utf-8"))["corpus"]))
+    return _prepare(config, cache, listen)
 
 
 def _prepare(config: RunConfig, cache: Path | str | None, listen: Listener) -> Corpus:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from steepest.data import Corpus
+from steepest.errors import ConfigError
 from steepest.model import TransformerConfig
 from steepest.model.size import flops_per_token, n_matrix_parameters, n_parameters
 from steepest.optim import default_lr
@@ -23,6 +24,7 @@ from steepest.train.run import Listener, RunConfig, resolve_autocast, resolve_de
 from steepest.train.speed import fastest_threads, usable_cores
 
 TOKENS_PER_PARAMETER = 20.0
+LEAST_SECONDS = 5.0
 TRAINING_SHARE = 0.92  # of the time left after planning; the rest is evaluations, checkpoints, the sample
 COMPILE_SECONDS, COMPILE_GAIN = 40.0, 0.15  # torch.compile's warm-up, and the share of the time it saves
 MICRO_BATCH_TOKENS = 4096  # tokens whose activations are held at once on a CPU
@@ -57,9 +59,15 @@ def choose(
     threads = given.train.threads or usable_cores()
     if device.type == "cpu":
         torch.set_num_threads(threads)
-    fixed = {"vocab_size": tokenizer.vocab_size, "context": default_context(tokenizer)}
+    seconds = None if given.train.time is None else given.train.time - (time.monotonic() - started)
+    fixed: dict[str, Any] = {"vocab_size": tokenizer.vocab_size, "context": default_context(tokenizer)}
     fixed |= given.model.model_dump(exclude_unset=True)
     record: dict[str, Any] = {}
+    if seconds is not None and seconds < LEAST_SECONDS:
+        raise ConfigError(
+            f"--time {given.train.time:g}s is too short: {seconds:.0f}s would be left for training after reading and "
+            f"tokenizing, and {LEAST_SECONDS:.0f}s is the least; give more time, or a budget in --steps"
+        )
     if given.train.time is None:
         model = TransformerConfig(**fixed)
         expected = None

@@ -1,0 +1,89 @@
+"""A run that is killed again and again: the driver behind ``test_survival.py``.
+
+    python tests/survival.py TEXT FOLDER KILLS
+
+Trains one run undisturbed and the same run with SIGKILLs at random moments, every second one in the middle of
+writing a checkpoint, resuming after each. Children are forked after the imports, so that a death costs little.
+"""
+
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from steepest import api
+from steepest.errors import CheckpointError
+
+STEPS = 60
+CONFIG = {
+    "tokenizer": {"kind": "bytes"},
+    "model": {"depth": 1, "width": 32, "context": 32},
+    "batches": {"batch_tokens": 256},
+    "optim": {"lr": 1e-2},
+    "train": {"threads": 1, "checkpoint_every": 4, "keep": 2, "evaluations": 3, "sample_tokens": 0},
+}
+
+
+def fork(work: Callable[[], object]) -> int:
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    return child
+
+
+def wait_for_temporary(folder: Path, child: int) -> None:
+    """Return while a checkpoint is being written (its temporary folder is there), or when the child is done."""
+    while os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        if folder.is_dir() and any(not path.name.startswith("step-") for path in folder.iterdir()):
+            return
+        time.sleep(0.0005)
+
+
+def main() -> None:
+    text, folder, kills = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+    runs, dice = folder / "runs", random.Random(0)
+
+    def begin(name: str) -> Callable[[], object]:
+        return lambda: api.train(
+            text, steps=STEPS, name=name, runs=runs, cache=folder / "cache", config=CONFIG
+        )
+
+    began = time.monotonic()
+    assert os.waitpid(fork(begin("whole")), 0)[1] == 0
+    seconds = time.monotonic() - began
+    killed = in_checkpoint = 0
+    while True:
+        run = runs / "killed"
+        if (run / "checkpoints").is_dir() and any((run / "checkpoints").glob("step-*")):
+            child = fork(lambda: api.resume("killed", runs=runs, cache=folder / "cache"))
+        else:
+            os.system(f"rm -rf {run}")
+            child = fork(begin("killed"))
+        if killed < kills:
+            if killed % 2:
+                time.sleep(dice.uniform(0, 0.3) * seconds)
+                wait_for_temporary(run / "checkpoints", child)
+                in_checkpoint += 1
+            else:
+                time.sleep(dice.uniform(0.1, 0.7) * seconds)
+            os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        if os.WIFSIGNALED(status):
+            killed += 1
+            continue
+        assert status == 0, status
+        if killed >= kills or (run / "result.json").exists():
+            break
+    print(f"killed {killed} in_checkpoint {in_checkpoint}")
+
+
+if __name__ == "__main__":
+    main()
