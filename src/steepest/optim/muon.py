@@ -162,10 +162,13 @@ def product_dtype(tensor: Tensor) -> torch.dtype:
     """
     if tensor.dtype != torch.float32:
         return tensor.dtype
-    native = tensor.device.type == "cuda" or (
-        tensor.device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
-    )
+    native = tensor.device.type == "cuda" or (tensor.device.type == "cpu" and _bfloat16_is_native())
     return torch.bfloat16 if native else torch.float32
+
+
+def _bfloat16_is_native() -> bool:
+    supported: Callable[[], bool] = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    return supported()
 
 
 def _check_parameter(parameter: Tensor, splits: tuple[int, ...]) -> None:

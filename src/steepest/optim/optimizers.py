@@ -66,8 +66,9 @@ class Optimizers:
 
     @property
     def lr(self) -> float:
-        """The current learning rate: peak times factor."""
-        return float(self.param_groups[0]["lr"])
+        """The current learning rate, peak times factor, of the matrices (of the first group without any)."""
+        groups = self.param_groups
+        return float(next((group for group in groups if group["role"] == "matrix"), groups[0])["lr"])
 
     def step(self) -> None:
         """Update every parameter from its gradient."""

@@ -114,7 +114,8 @@ class DeadlineController:
         clock: a function that returns seconds.
 
     >>> now = 0.0
-    >>> run = DeadlineController(OptimConfig(warmup=0), seconds=10, step_seconds=1, clock=lambda: now)
+    >>> config = OptimConfig(warmup=0, cooldown=0.5)
+    >>> run = DeadlineController(config, seconds=10, step_seconds=1, clock=lambda: now)
     >>> factors = []
     >>> while not run.done(len(factors)):
     ...     factors.append(run.factor(len(factors)))

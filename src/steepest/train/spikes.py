@@ -83,10 +83,10 @@ class SpikeGuard:
 
     def _bound(self, history: deque[float], floor: float = 0.0) -> float:
         mean = math.fsum(history) / len(history)
-        variance = math.fsum((value - mean) ** 2 for value in history) / (len(history) - 1)
+        deviation = math.hypot(*[value - mean for value in history]) / math.sqrt(len(history) - 1)
         # In logarithms the floor is absolute: a tenth of a factor e.
         least = floor * abs(mean) if floor else 0.1
-        return mean + self.sigmas * max(math.sqrt(variance), least)
+        return mean + self.sigmas * max(deviation, least)
 
     def _explain(self, verdict: Verdict, loss: float, grad_norm: float) -> str:
         found = f"loss {loss:.4g}, gradient norm {grad_norm:.4g}"
