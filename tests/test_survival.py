@@ -118,13 +118,20 @@ def test_when_no_checkpoint_is_whole_it_says_so_and_touches_nothing(text_file: P
     assert files == {p: p.read_bytes() for p in run.path.rglob("*") if p.is_file() and p.name != ".lock"}
 
 
+def before_rate(run: RunFolder) -> float:
+    """The rate of step 13 in what the first rewind abandoned."""
+    abandoned = RunFolder(sorted(run.history.iterdir())[0])
+    return float(next(r["lr"] for r in abandoned.read_metrics() if r["step"] == 13 and "lr" in r))
+
+
 def test_rewind_changes_a_mistake_and_keeps_what_it_abandons(text_file: Path, tmp_path: Path) -> None:
     run = train(text_file, tmp_path, train={"keep": 10})
     before = losses(run)
     api.rewind("a", to=13, overrides=["optim.lr=1e-3"], runs=tmp_path / "runs", cache=tmp_path / "cache")
     after = losses(run)
     assert after[:12] == before[:12] and after[12:] != before[12:] and len(after) == 24
-    assert {r["lr"] for r in run.read_metrics() if r["step"] == 13 and "lr" in r} == {1e-3}
+    (rate,) = (r["lr"] for r in run.read_metrics() if r["step"] == 13 and "lr" in r)
+    assert rate == pytest.approx(before_rate(run) / 10)
     (kept,) = run.history.iterdir()
     abandoned = RunFolder(kept)
     assert losses(abandoned) == before and "lr = 0.01" in abandoned.config.read_text()
@@ -146,7 +153,7 @@ def test_rewind_under_a_new_name_leaves_the_old_run_alone(text_file: Path, tmp_p
 
 def test_rewind_refuses_what_cannot_be(text_file: Path, tmp_path: Path) -> None:
     run = train(text_file, tmp_path)
-    files = {p: p.read_bytes() for p in run.path.rglob("*") if p.is_file()}
+    files = {p: p.read_bytes() for p in run.path.rglob("*") if p.is_file() and p.name != ".lock"}
     for arguments, message in [
         ({"to": 1}, "no checkpoint at or before step 1; it has"),
         ({"to": 24, "overrides": ["optim.rl=1"]}, 'unknown key "optim.rl"'),
@@ -163,13 +170,6 @@ def test_a_run_by_steps_is_a_pure_function_of_config_and_seed(text_file: Path, t
     other = train(text_file, tmp_path, "three", train={"seed": 1})
     assert losses(first) == losses(second) != losses(other)
     assert weights(first) == weights(second) != weights(other)
-
-
-def test_micro_batches_do_not_change_the_run_beyond_rounding(text_file: Path, tmp_path: Path) -> None:
-    first = train(text_file, tmp_path, "one")
-    second = train(text_file, tmp_path, "two", train={"micro_batch": 3})
-    for (_, a, _), (_, b, _) in zip(losses(first), losses(second), strict=True):
-        assert abs(a - b) < 2e-4
 
 
 def test_a_hopeless_rate_stops_with_advice_and_keeps_the_checkpoints(text_file: Path, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from steepest.tokenizer import Tokenizer
 from steepest.train.evaluate import evaluate
 from steepest.train.run import Listener, RunConfig, compose
 from steepest.train.session import Result, Session
+from steepest.train.state import TrainState
 
 RUNS = Path("runs")
 
@@ -186,8 +187,8 @@ def train(
     tokenizer.save(folder.tokenizer)
     folder.write_json(folder.plan, {**plan, "corpus": str(corpus.path.absolute())})
     listen("run", {"folder": folder, "config": resolved, "plan": plan})
+    session = Session(resolved, folder, state, corpus, tokenizer, started=began, listen=listen)
     with folder.lock():
-        session = Session(resolved, folder, state, corpus, tokenizer, started=began, listen=listen)
         return TrainedRun(folder, resolved, tokenizer, state.objective, state.step, session.run())
 
 
@@ -202,8 +203,15 @@ def resume(
     """Go on with an interrupted run from its newest whole checkpoint, bit for bit."""
     began = _now() if started is None else started
     folder = open_run(run, Path(runs))
+    config = load_run_config(folder)
     with folder.lock():
-        return _continue(folder, cache=cache, listen=listen, began=began, event="resumed")
+        path, notes = newest_whole(folder.checkpoints)
+        parts = _restore(folder, config, path, cache=cache, listen=listen)
+        for note in notes:
+            folder.append_event("checkpoint passed over", reason=note)
+            listen("event", {"event": "checkpoint passed over", "reason": note})
+        folder.append_event("resumed", step=parts.state.step, seconds=parts.state.seconds)
+        return _go_on(folder, config, parts, listen=listen, began=began)
 
 
 def rewind(
@@ -226,20 +234,23 @@ def rewind(
     runs = Path(runs)
     folder = open_run(run, runs)
     config = build(RunConfig, override(_without_format(load_toml(folder.config)), overrides))
-    checkpoint = _checkpoint_at(folder, to)
-    step = int(checkpoint.name.removeprefix("step-"))
     if new_name is not None:
         check_new_name(runs, new_name)
-        folder = _copy(folder, checkpoint, create_run(runs, new_name), step)
-    with folder.lock():
+    checkpoint = _checkpoint_at(folder, to)
+    parts = _restore(
+        folder, config, checkpoint, cache=cache, listen=listen
+    )  # refuses before anything changes
+    step = parts.state.step
+    target = folder if new_name is None else create_run(runs, new_name)
+    with target.lock():
         if new_name is None:
             _abandon_after(folder, step)
-        write_atomically(folder.config, dump_toml(config, header={"format": FORMAT}))
-        folder.append_event("rewound", asked=to, to=step, changes=list(overrides), origin=str(run))
-        listen("rewound", {"folder": folder, "to": step, "asked": to})
-        if not go_on:
-            return folder
-        return _continue(folder, cache=cache, listen=listen, began=began, event="resumed")
+        else:
+            _copy(folder, checkpoint, target)
+        write_atomically(target.config, dump_toml(config, header={"format": FORMAT}))
+        target.append_event("rewound", asked=to, to=step, changes=list(overrides), origin=folder.name)
+        listen("rewound", {"folder": target, "to": step, "asked": to})
+        return _go_on(target, config, parts, listen=listen, began=began) if go_on else target
 
 
 def load(run: str | Path, *, runs: Path | str = RUNS, step: int | None = None) -> TrainedRun:
@@ -264,16 +275,20 @@ def _without_format(values: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key != "format"}
 
 
-def _continue(
-    folder: RunFolder, *, cache: Path | str | None, listen: Listener, began: float, event: str
-) -> TrainedRun:
-    """Compose a run from its folder, put the newest whole checkpoint back, train on."""
-    config = load_run_config(folder)
-    path, damaged = newest_whole(folder.checkpoints)
-    for line in damaged:
-        listen("event", {"event": "checkpoint passed over", "reason": line})
-        folder.append_event("checkpoint passed over", reason=line)
-    tensors, record = load_checkpoint(path)
+@dataclass
+class _Parts:
+    """What a session needs besides folder and config."""
+
+    state: TrainState
+    corpus: Corpus
+    tokenizer: Tokenizer
+
+
+def _restore(
+    folder: RunFolder, config: RunConfig, checkpoint: Path, *, cache: Path | str | None, listen: Listener
+) -> _Parts:
+    """Compose a run and put a checkpoint back; nothing is written to the run folder."""
+    tensors, record = load_checkpoint(checkpoint)
     tokenizer = Tokenizer.load(folder.tokenizer)
     corpus = _corpus_of(folder, config, cache, listen)
     if Tokenizer.load(corpus.tokenizer).fingerprint != tokenizer.fingerprint:
@@ -281,15 +296,33 @@ def _continue(
             f"the data of run {folder.name} has changed since it began: a tokenizer made from it now differs; "
             "put the old data back, or start a new run"
         )
-    listen("data", {"corpus": corpus, "tokenizer": tokenizer})
     state = compose(config, corpus, tokenizer)
-    state.restore(tensors, record)
+    state.restore(tensors, record, _lost_decisions(folder, int(record["step"])))
+    return _Parts(state, corpus, tokenizer)
+
+
+def _go_on(
+    folder: RunFolder, config: RunConfig, parts: _Parts, *, listen: Listener, began: float
+) -> TrainedRun:
+    """Train on from where the parts stand; metric lines beyond that are made again."""
+    state, corpus, tokenizer = parts.state, parts.corpus, parts.tokenizer
     folder.truncate_metrics(state.step)
-    folder.append_event(event, step=state.step, seconds=state.seconds)
+    listen("data", {"corpus": corpus, "tokenizer": tokenizer})
     plan = json.loads(folder.plan.read_text(encoding="utf-8"))
     listen("run", {"folder": folder, "config": config, "plan": plan, "resumed_at": state.step})
     session = Session(config, folder, state, corpus, tokenizer, started=began, listen=listen)
     return TrainedRun(folder, config, tokenizer, state.objective, state.step, session.run())
+
+
+def _lost_decisions(folder: RunFolder, step: int) -> list[dict[str, Any]]:
+    """What the schedule decided after a step, in a session that was lost; a rewind forgets on purpose."""
+    found: list[dict[str, Any]] = []
+    for event in folder.read_events():
+        if event["event"] == "rewound":
+            found = []
+        elif "decision" in event and event["step"] > step:
+            found.append(event["decision"])
+    return found
 
 
 def _absolute(source: str) -> str:
@@ -299,9 +332,7 @@ def _absolute(source: str) -> str:
     return str(Path(source).absolute())
 
 
-def _corpus_of(
-    folder: RunFolder, config: RunConfig, cache: Path | str | None, listen: Listener
-) -> Corpus:
+def _corpus_of(folder: RunFolder, config: RunConfig, cache: Path | str | None, listen: Listener) -> Corpus:
     """A run's own encoded text; standard input cannot be read twice, so there it is what was kept of it."""
     if "-" in config.data.sources:
         return open_corpus(Path(json.loads(folder.plan.read_text(encoding="utf-8"))["corpus"]))
@@ -340,15 +371,12 @@ def _best_checkpoint(folder: RunFolder) -> Path:
     return paths.get(int(best), newest) if best else newest
 
 
-def _copy(folder: RunFolder, checkpoint: Path, new: RunFolder, step: int) -> RunFolder:
+def _copy(folder: RunFolder, checkpoint: Path, new: RunFolder) -> None:
     """Begin a new run from another's checkpoint."""
     shutil.copytree(checkpoint, new.checkpoints / checkpoint.name)
-    for name in ("tokenizer", "plan", "metrics", "events"):
-        source: Path = getattr(folder, name)
-        if source.exists():
-            shutil.copy2(source, getattr(new, name))
-    new.truncate_metrics(step)
-    return new
+    for name in ("tokenizer.json", "plan.json", "metrics.jsonl", "events.jsonl"):
+        if (folder.path / name).exists():
+            shutil.copy2(folder.path / name, new.path / name)
 
 
 def _abandon_after(folder: RunFolder, step: int) -> None:

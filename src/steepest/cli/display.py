@@ -76,11 +76,9 @@ class Display:
         self.line("", f"{summary.documents:,} document{'s' * (summary.documents != 1)}{dropped}{passed}; "
                   f"{how}: {in_count(len(held.tokens))} tokens{'; found encoded' if corpus.reused else ''}")  # fmt: skip
 
-    def _on_machine(self, threads: int, flops: float, device: str) -> None:
-        self.line(
-            "machine",
-            f"{device}, {threads} thread{'s' * (threads != 1)}, float32, {flops / 1e9:,.0f} GFLOP/s measured",
-        )
+    def _on_machine(self, threads: int, flops: float, device: str, dtype: str) -> None:
+        self.line("machine", f"{device}, {threads} thread{'s' * (threads != 1)}, {flops / 1e9:,.0f} GFLOP/s of float32 "
+                  f"measured; training in {dtype}")  # fmt: skip
 
     def _on_run(self, folder: Any, config: Any, plan: dict[str, Any], resumed_at: int | None = None) -> None:
         model, train = config.model, config.train

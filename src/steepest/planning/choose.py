@@ -72,11 +72,12 @@ def choose(
         model = TransformerConfig(**fixed)
         expected = None
     else:
-        if given.train.threads is None and device.type == "cpu":
-            small = StepProbe(**_probe(given, _member(fixed, FAMILY[PROBED[1]]), device))
-            threads, record["seconds_by_threads"] = fastest_threads(small)
-        record["flops"] = matrix_product_flops(device=device)
-        listen("machine", {"threads": threads, "flops": record["flops"], "device": device.type})
+        given = _settle(given, _member(fixed, FAMILY[PROBED[1]]), device, record)
+        threads = given.train.threads or threads
+        listen(
+            "machine",
+            {"threads": threads, "flops": record["flops"], "device": device.type, "dtype": given.train.dtype},
+        )
         model, expected = _by_time(given, fixed, device, started, record)
     batch_tokens = _batch_tokens(given, model.context)
     optim = given.optim
@@ -139,6 +140,30 @@ def _by_time(
         key=lambda model: abs(_log_ratio(tokens(model) / n_matrix_parameters(model), TOKENS_PER_PARAMETER)),
     )
     return best, max(1, int(tokens(best)))
+
+
+def _settle(
+    given: RunConfig, model: TransformerConfig, device: torch.device, record: dict[str, Any]
+) -> RunConfig:
+    """Thread count and dtype that make a real step of a middling model fastest, where they were left open."""
+    train = given.train
+    if device.type == "cpu":
+        dtypes = ("float32", "bfloat16") if train.dtype == "auto" else (train.dtype,)
+        probes = {
+            dtype: StepProbe(**_probe(given.replace(train=train.replace(dtype=dtype)), model, device))
+            for dtype in dtypes
+        }
+        seconds = {dtype: probe.seconds_per_token(repeats=2) for dtype, probe in probes.items()}
+        dtype = min(seconds, key=lambda name: seconds[name])
+        if seconds[dtype] > 0.9 * seconds.get("float32", math.inf):
+            dtype = "float32"  # a small gain is not worth the rounding
+        record["seconds_per_token_by_dtype"] = seconds
+        threads = train.threads
+        if threads is None:
+            threads, record["seconds_by_threads"] = fastest_threads(probes[dtype], repeats=2)
+        train = train.replace(dtype=dtype, threads=threads)
+    record["flops"] = matrix_product_flops(device=device)
+    return given.replace(train=train)
 
 
 def _member(fixed: dict[str, Any], shape: tuple[int, int]) -> TransformerConfig:

@@ -20,6 +20,7 @@ Hook = tuple[int, Callable[[TrainState, Record], None]]
 def run_loop(
     state: TrainState,
     *,
+    lr: float,
     clip: float,
     micro_batch: int,
     autocast: torch.dtype | None = None,
@@ -29,11 +30,10 @@ def run_loop(
 ) -> bool:
     """Train until the schedule is done; returns ``False`` when interrupted before that.
 
-    Each record holds step, tokens, loss (nats per target), grad_norm, the schedule's factor, the verdict
-    and the step's seconds.
+    Each record holds step, tokens, loss (nats per target), grad_norm before clipping, the verdict, and the
+    rate: ``lr``, the peak, times the schedule's factor.
     """
     state.objective.train()
-    base_lr = max(float(group["base_lr"]) for group in state.optimizers.param_groups)
     started = time.perf_counter()
     while not state.schedule.done(state.step):
         if interrupted():
@@ -56,7 +56,7 @@ def run_loop(
             "step": state.step,
             "tokens": state.tokens,
             "loss": result.loss,
-            "lr": base_lr * factor,
+            "lr": lr * factor,
             "grad_norm": result.grad_norm,
             "verdict": result.verdict,
         }

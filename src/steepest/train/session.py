@@ -79,7 +79,7 @@ class Session:
         self.signal: int | None = None
         self._fresh = True
         self._saved_at = time.monotonic()
-        self._saved_step = -1
+        self._saved_step = self._evaluated_step = -1
 
     def elapsed(self) -> float:
         """Wall clock of the run so far, all sessions together, in seconds."""
@@ -92,6 +92,7 @@ class Session:
                 self._begin()
                 finished = run_loop(
                     self.state,
+                    lr=self.config.optim.lr or 0.0,
                     clip=self.config.optim.clip,
                     micro_batch=self.config.train.micro_batch or sequences_per_step(self.config),
                     autocast=self.autocast,
@@ -99,6 +100,8 @@ class Session:
                     interrupted=lambda: self.signal is not None,
                     device=self.device,
                 )
+                if finished and self._evaluated_step != self.state.step:
+                    self._evaluate()
                 self.save()
                 return self._finish() if finished else self._interrupted()
             finally:
@@ -120,12 +123,12 @@ class Session:
         )
         self._evaluate_tokens = min(wanted, held_out)
         self._evaluate_every = max(1, math.ceil(expected / max(self.config.train.evaluations, 1)))
-        began = time.monotonic()
         if state.step == 0:
-            self._evaluate(save_best=False)
-        else:
-            self._measure(self._evaluate_tokens)
-        per_token = (time.monotonic() - began) / max(self._evaluate_tokens, 1)
+            self._evaluate()
+        timed = min(self._evaluate_tokens, 16 * self.config.model.context)
+        began = time.monotonic()
+        self._measure(timed, exact=True)
+        per_token = (time.monotonic() - began) / max(timed, 1)
         self._final_tokens = held_out
         if isinstance(schedule, DeadlineController):
             budget = self.config.train.time or 0.0
@@ -178,7 +181,7 @@ class Session:
 
     def _evaluate_when_due(self, state: TrainState, record: Record) -> None:
         if state.step % self._evaluate_every == 0 and self.config.train.evaluations:
-            self._evaluate(save_best=True)
+            self._evaluate()
 
     def _save_when_due(self, state: TrainState, record: Record) -> None:
         every = self.config.train.checkpoint_every
@@ -204,26 +207,32 @@ class Session:
 
     # -- evaluation -----------------------------------------------------------------------------------
 
-    def _measure(self, tokens: int | None) -> dict[str, float]:
+    def _measure(self, tokens: int, *, exact: bool = False) -> dict[str, float]:
+        """Metrics on the first held-out tokens; ``exact`` in float32, whatever the training's dtype."""
         batches = evaluation_batches(
             self.corpus.validation, context=self.config.model.context, batch=32, max_tokens=tokens,
             document_mask=self.config.batches.document_mask,
         )  # fmt: skip
-        return evaluate(self.objective, batches, autocast=self.autocast)
+        return evaluate(self.objective, batches, autocast=None if exact else self.autocast)
 
-    def _evaluate(self, *, save_best: bool) -> dict[str, float]:
+    def _evaluate(self) -> None:
         """Evaluate on the first held-out tokens; log; keep a checkpoint of the best so far."""
         state, metric = self.state, self.objective.metric
+        self._evaluated_step = state.step
+        if not self._evaluate_tokens:
+            return
         metrics = self._measure(self._evaluate_tokens)
-        record = {"step": state.step, "tokens": state.tokens, "seconds": round(self.elapsed(), 4),
-                  "evaluation": metrics}  # fmt: skip
+        record = {
+            "step": state.step,
+            "tokens": state.tokens,
+            "seconds": round(self.elapsed(), 4),
+            "evaluation": metrics,
+        }
         self.log.append(record)
         self.listen("evaluation", {"record": record})
-        if self.objective.better(metrics[metric], state.best.get(metric)):
+        if state.step and self.objective.better(metrics[metric], state.best.get(metric)):
             state.best = {"step": state.step, metric: metrics[metric]}
-            if save_best:
-                self.save()
-        return metrics
+            self.save()
 
     # -- checkpoints ----------------------------------------------------------------------------------
 
@@ -250,14 +259,11 @@ class Session:
     def _finish(self) -> Result:
         """Choose the weights by the target metric, evaluate them over the held-out text, write a sample."""
         state, metric = self.state, self.objective.metric
-        last = self._evaluate(save_best=False)
         self.writer.wait()
-        best_step = int(state.best["step"])
+        best_step = int(state.best.get("step", state.step))
         if best_step != state.step:
             best_step = self._load_best(best_step)
-        metrics = last
-        if self._final_tokens > self._evaluate_tokens or best_step != state.step:
-            metrics = self._measure(self._final_tokens)
+        metrics = self._measure(self._final_tokens, exact=True) if self._final_tokens else {}
         self.listen("sampling", {})
         sample = self._sample()
         result = Result(True, state.step, state.tokens, self.elapsed(), best_step, metrics,
@@ -267,7 +273,7 @@ class Session:
             "best_step": best_step, "target_metric": metric, "held_out": metrics,
             "held_out_tokens": self._final_tokens, "sample": sample,
         })  # fmt: skip
-        self._event("finished", step=state.step, best_step=best_step, **{metric: metrics[metric]})
+        self._event("finished", step=state.step, best_step=best_step, **{metric: metrics.get(metric)})
         return result
 
     def _load_best(self, step: int) -> int:

@@ -1,6 +1,6 @@
 """Everything a run must remember to go on bit for bit, to and from a checkpoint."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ from steepest.data.batches import Batches
 from steepest.errors import CheckpointError
 from steepest.objectives import Objective
 from steepest.optim import Optimizers
-from steepest.train.deadline import Schedule
+from steepest.train.deadline import DeadlineController, Schedule
 from steepest.train.spikes import SpikeGuard
 
 
@@ -28,7 +28,6 @@ class TrainState:
     tokens: int = 0
     seconds: float = 0.0  # wall clock of the whole run so far, over all of its sessions
     best: dict[str, float] = field(default_factory=dict)  # {"step": ..., metric: ...} of the best evaluation
-    evaluations: list[dict[str, float]] = field(default_factory=list)
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Tensors of a checkpoint: one safetensors file for the model, one for the optimiser."""
@@ -54,8 +53,16 @@ class TrainState:
             "random": random_state()[1],
         }
 
-    def restore(self, tensors: Mapping[str, Mapping[str, Tensor]], record: Mapping[str, Any]) -> None:
-        """Put a checkpoint back; shapes that do not fit the configured model are an error naming the first."""
+    def restore(
+        self,
+        tensors: Mapping[str, Mapping[str, Tensor]],
+        record: Mapping[str, Any],
+        decisions: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        """Put a checkpoint back; shapes that do not fit the configured model are an error naming the first.
+
+        ``decisions`` are those the schedule made after the checkpoint, in a session that was lost: repeated.
+        """
         model = tensors["model"]
         own = self.objective.state_dict()
         for name in [*own, *model]:
@@ -69,7 +76,10 @@ class TrainState:
         self.objective.load_state_dict(dict(model))
         self.optimizers.load_state_dict(join_optimizer_state(tensors["optimizer"], record["optimizer"]))
         self.batches.load_state_dict(record["batches"])
-        self.schedule.load_state_dict(record["schedule"])
+        if isinstance(self.schedule, DeadlineController):
+            self.schedule.load_state_dict(record["schedule"], decisions)
+        else:
+            self.schedule.load_state_dict(record["schedule"])
         self.guard.load_state_dict(record["guard"])
         self.step, self.tokens = int(record["step"]), int(record["tokens"])
         self.seconds = float(record["seconds"])
