@@ -76,8 +76,8 @@ def choose_vocab_size(n_bytes: int, limit: int | None = None) -> int:
 def make_tokenizer(config: TokenizerConfig, texts: Callable[[], Iterable[str]], n_bytes: int) -> Tokenizer:
     """The tokenizer that a config asks for, made from the training text or read from a file.
 
-    BPE learns from a sample of long texts, spread evenly over all of them: 16 MB, or 2,000 bytes a token if
-    that is more.
+    BPE learns from a sample of the texts, spread evenly over all of them: 8 MB, or 1,000 bytes a token if that
+    is more.
 
     Args:
         config: what is wanted.

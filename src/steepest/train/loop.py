@@ -34,10 +34,10 @@ def run_loop(
     rate: ``lr``, the peak, times the schedule's factor.
     """
     state.objective.train()
-    started = time.perf_counter()
     while not state.schedule.done(state.step):
         if interrupted():
             return False
+        began = time.perf_counter()
         factor = state.schedule.factor(state.step)
         batch = state.batches.at(state.step).to(device)
         result = train_step(
@@ -60,10 +60,9 @@ def run_loop(
             "grad_norm": result.grad_norm,
             "verdict": result.verdict,
         }
+        # Before the hooks: a checkpoint of this step must hold what the schedule decided at it.
+        state.schedule.observe(state.step, time.perf_counter() - began)
         for every, hook in hooks:
             if state.step % every == 0:
                 hook(state, record)
-        now = time.perf_counter()
-        state.schedule.observe(state.step, now - started)  # hooks included: they take wall clock too
-        started = now
     return True
