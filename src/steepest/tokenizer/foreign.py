@@ -48,7 +48,10 @@ def parse(text: str, source: str) -> tokenizers.Tokenizer:
 
 
 def encode_foreign(backend: tokenizers.Tokenizer, texts: list[str]) -> list[list[int]]:
-    """Ids of each text; no special tokens around it, and none recognised in it."""
+    """Ids of each text; no special tokens around it, and none recognised in it.
+
+    A unigram model that holds a special token among its own pieces may still use it: that is the file's choice.
+    """
     try:
         return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
     except Exception as error:  # for example a word-level model without a token for unknown words
