@@ -4,12 +4,11 @@
 
     V = 2 ** round(log2(n_bytes) / 2)      between 512 and ``limit``; bytes alone below 256 KiB,
 
-so that 1 MB gives 1,024 tokens, 5.6 MB 2,048 and 30 MB 4,096. The reason is what a token costs and what it is
-learnt from. Every token needs a vector of its own, learnt from its own occurrences. These fall with its rank
-about as 1/rank (Zipf), so the rarest token of V occurs about n / (bytes per token * V * ln V) times: with V near
-sqrt(n) that is of the order of sqrt(n) / 20, some tens of times for 1 MB, and it grows as the text does. A
-vocabulary that grows in proportion to n would instead add tokens seen a handful of times, whatever the text;
-one that does not grow makes sequences longer than they need be. ``docs/tokenizer.md`` has the counts.
+so that 1 MB gives 1,024 tokens, 5.6 MB 2,048 and 30 MB 4,096. The reason is what a token is learnt from: its
+vector, and what may follow it, are learnt from its own occurrences. Under this rule the median token occurs 225
+to 350 times, for five texts between 0.47 and 40 MB (``docs/tokenizer.md``). A vocabulary growing in proportion
+to the text would instead be made of ever rarer tokens, and one that does not grow would leave sequences longer
+than they need be.
 """
 
 import math
