@@ -110,6 +110,8 @@ def test_text_without_a_repeated_pair_supports_the_bytes_alone(texts: list[str])
 def test_fewer_tokens_than_bytes_and_broken_text_are_refused() -> None:
     with pytest.raises(TokenizerError, match="at least 257; got 256"):
         train_bpe([TEXT], 256)
+    with pytest.raises(TokenizerError, match="put it into a list"):
+        train_bpe(TEXT, 300)
     for kind in ("bpe", "chars"):
         with pytest.raises(TokenizerError, match="half of a surrogate pair"):
             make_tokenizer(TokenizerConfig(kind=kind), lambda: ["a\ud800"], 10**6)

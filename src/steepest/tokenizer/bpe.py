@@ -60,6 +60,8 @@ def train_up_to(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         raise TokenizerError(
             f"a byte-level vocabulary holds the 256 bytes and end of text, so at least {FIRST_FREE}; got {vocab_size}"
         )
+    if isinstance(texts, str):  # its characters would pass for texts, and hold no pairs
+        raise TokenizerError("expected several texts, got one string; put it into a list: [text]")
     learner = assemble("bpe", ())
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - 1,  # end of text is not learnt
