@@ -27,6 +27,7 @@ TOKENS_PER_PARAMETER = 20.0
 LEAST_SECONDS = 5.0
 TRAINING_SHARE = 0.92  # of the time left after planning; the rest is evaluations, checkpoints, the sample
 COMPILE_SECONDS, COMPILE_GAIN = 40.0, 0.15  # torch.compile's warm-up, and the share of the time it saves
+PROBE_TOKENS = 2048  # of the steps that are timed
 MICRO_BATCH_TOKENS = 4096  # tokens whose activations are held at once on a CPU
 
 # Depth and width from small to large.
@@ -79,7 +80,7 @@ def choose(
             {"threads": threads, "flops": record["flops"], "device": device.type, "dtype": given.train.dtype},
         )
         model, expected = _by_time(given, fixed, device, started, record)
-    batch_tokens = _batch_tokens(given, model.context)
+    batch_tokens = given.batches.batch_tokens or default_batch_tokens(model.context, expected)
     optim = given.optim
     if optim.lr is None:
         optim = optim.replace(lr=default_lr(optim.optimizer, width=model.width, batch_tokens=batch_tokens))
@@ -175,16 +176,21 @@ def _probe(given: RunConfig, model: TransformerConfig, device: torch.device) -> 
     return {
         "model": model,
         "optim": given.optim,
-        "sequences": max(1, round(_batch_tokens(given, model.context) / model.context)),
+        "sequences": max(1, round((given.batches.batch_tokens or PROBE_TOKENS) / model.context)),
         "micro_batch": micro_batch,
         "device": device,
         "autocast": resolve_autocast(given, device),
     }
 
 
-def _batch_tokens(given: RunConfig, context: int) -> int:
-    """Tokens a step: what was asked for, else 4,096 (one sequence at least)."""
-    return given.batches.batch_tokens or max(context, 4096)
+def default_batch_tokens(context: int, tokens: int | None) -> int:
+    """Tokens a step: the power of two next to 1.5 sqrt(tokens of the whole run), between 1,024 and 2^19.
+
+    >>> [default_batch_tokens(256, tokens) for tokens in (500_000, 2_000_000, 10_000_000, 1_000_000_000)]
+    [1024, 2048, 4096, 32768]
+    """
+    wanted = 2048 if tokens is None else 2 ** round(math.log2(1.5 * math.sqrt(tokens)))
+    return max(context, min(max(wanted, 1024), 2**19))
 
 
 def _micro_batch(context: int, device: torch.device) -> int | None:
