@@ -24,7 +24,7 @@ from steepest.errors import CheckpointError, DataError
 from steepest.model import Transformer
 from steepest.model.generate import generate
 from steepest.objectives import NextToken, Objective
-from steepest.planning import choose
+from steepest.planning import choose, limit_vocabulary
 from steepest.runs import FORMAT, RunFolder, check_new_name, create_run, open_run, write_atomically
 from steepest.tokenizer import Tokenizer
 from steepest.train.evaluate import evaluate
@@ -168,7 +168,7 @@ def train(
     if any(value is not None for value in budget.values()):
         others = {key: value for key, value in values.get("train", {}).items() if key not in budget}
         values["train"] = {**others, **{key: value for key, value in budget.items() if value is not None}}
-    given = build(RunConfig, override(values, overrides))
+    given = limit_vocabulary(build(RunConfig, override(values, overrides)))
     cache_path = Path(cache) if cache else default_cache()
     corpus = prepare_corpus(
         given.data,

@@ -1,5 +1,5 @@
 """Planning: measure this machine, then choose what a budget buys before training starts."""
 
-from steepest.planning.choose import choose
+from steepest.planning.choose import choose, limit_vocabulary
 
-__all__ = ["choose"]
+__all__ = ["choose", "limit_vocabulary"]

@@ -114,6 +114,16 @@ def choose(
     return config, record
 
 
+def limit_vocabulary(given: RunConfig) -> RunConfig:
+    """Minutes on a CPU cannot feed a large vocabulary: at most 4,096 tokens below half an hour."""
+    time, tokenizer = given.train.time, given.tokenizer
+    if time is None or time >= 1800 or resolve_device(given.train.device).type != "cpu":
+        return given
+    if "vocab_limit" in tokenizer.model_fields_set or tokenizer.vocab_size != "auto":
+        return given
+    return given.replace(tokenizer=tokenizer.replace(vocab_limit=4096))
+
+
 def default_context(tokenizer: Tokenizer) -> int:
     """Tokens a sequence: 256 of anything."""
     return 256

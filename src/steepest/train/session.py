@@ -180,7 +180,10 @@ class Session:
         return share, (time.monotonic() - self._began) * (1 - share) / max(share - self._began_at, 1e-9)
 
     def _evaluate_when_due(self, state: TrainState, record: Record) -> None:
-        if state.step % self._evaluate_every == 0 and self.config.train.evaluations:
+        every, total = self._evaluate_every, state.schedule.total_steps
+        if total is not None and total - state.step < every / 2:
+            return  # the one at the end is near
+        if state.step % every == 0 and self.config.train.evaluations:
             self._evaluate()
 
     def _save_when_due(self, state: TrainState, record: Record) -> None:
