@@ -58,7 +58,9 @@ def ours(text: Path, tokens: str, seconds: float, seed: int, folder: Path, every
 
 def evaluate(run: Path, cache: Path, step: int | None = None) -> dict[str, float]:
     at = [] if step is None else ["--step", str(step)]
-    _, output = timed([sys.executable, "-m", "steepest", "evaluate", str(run), "--json", "--cache", str(cache), *at])
+    _, output = timed(
+        [sys.executable, "-m", "steepest", "evaluate", str(run), "--json", "--cache", str(cache), *at]
+    )
     found: dict[str, float] = json.loads(output)
     return found
 
@@ -72,7 +74,9 @@ def first_below(run: dict[str, Any], bits_per_byte: float) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("text", type=Path)
     parser.add_argument("--tokens", choices=("characters", "bytes"), default="characters")
     parser.add_argument("--seeds", type=int, default=3)
@@ -83,7 +87,9 @@ def main() -> None:
     try:
         reference = rival(asked.text, asked.tokens)
         seconds, target = reference["wall"], reference["bits_per_byte"]
-        whole = [ours(asked.text, asked.tokens, seconds, seed, folder, seconds / 25) for seed in range(asked.seeds)]
+        whole = [
+            ours(asked.text, asked.tokens, seconds, seed, folder, seconds / 25) for seed in range(asked.seeds)
+        ]
         quarter = ours(asked.text, asked.tokens, seconds / 4, 0, folder, 1e9)
         first = first_below(whole[0], target)
     finally:
@@ -107,12 +113,16 @@ def main() -> None:
     print(f"{'':<28}{'wall s':>9}{'bits/byte':>11}{'nats/symbol':>13}")
     print(f"{'reference recipe':<28}{seconds:>9.1f}{target:>11.4f}{reference['nats']:>13.4f}")
     for seed, run in enumerate(whole):
-        print(f"{f'steepest, seed {seed}':<28}{run['wall']:>9.1f}{losses[seed]:>11.4f}{losses[seed] * per_token:>13.4f}")
+        print(
+            f"{f'steepest, seed {seed}':<28}{run['wall']:>9.1f}{losses[seed]:>11.4f}{losses[seed] * per_token:>13.4f}"
+        )
     mean = statistics.fmean(losses)
     print(f"{'steepest, mean':<28}{'':>9}{mean:>11.4f}{mean * per_token:>13.4f}")
     reached = quarter["bits_per_byte"]
     print(f"{'steepest, a quarter':<28}{quarter['wall']:>9.1f}{reached:>11.4f}{reached * per_token:>13.4f}")
-    print(f"the reference's loss is first passed at {first:.1f} s of the whole run: {first / seconds:.2f} of its time")
+    print(
+        f"the reference's loss is first passed at {first:.1f} s of the whole run: {first / seconds:.2f} of its time"
+    )
     out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps(result, indent=1, default=str) + "\n")
 

@@ -33,7 +33,9 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         n, t, _ = x.shape
-        q, k, v = (part.view(n, t, HEADS, -1).transpose(1, 2) for part in self.qkv(self.norm_1(x)).split(WIDTH, 2))
+        q, k, v = (
+            part.view(n, t, HEADS, -1).transpose(1, 2) for part in self.qkv(self.norm_1(x)).split(WIDTH, 2)
+        )
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(n, t, WIDTH)
         x = x + self.out(mixed)
         return x + self.down(F.gelu(self.up(self.norm_2(x))))
@@ -47,7 +49,9 @@ class Model(nn.Module):
         self.norm = nn.LayerNorm(WIDTH, bias=False)
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:
-                scaled = 0.02 / math.sqrt(2 * LAYERS) if name.endswith(("out.weight", "down.weight")) else 0.02
+                scaled = (
+                    0.02 / math.sqrt(2 * LAYERS) if name.endswith(("out.weight", "down.weight")) else 0.02
+                )
                 nn.init.normal_(parameter, std=scaled)
 
     def forward(self, ids: Tensor, targets: Tensor) -> Tensor:

@@ -16,9 +16,30 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.
     monkeypatch.setenv("STEEPEST_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
-WORDS = (
-    "the a cat dog sat ran on under mat tree and then it was very quite red blue old new house river".split()
-)
+WORDS = [
+    "the",
+    "a",
+    "cat",
+    "dog",
+    "sat",
+    "ran",
+    "on",
+    "under",
+    "mat",
+    "tree",
+    "and",
+    "then",
+    "it",
+    "was",
+    "very",
+    "quite",
+    "red",
+    "blue",
+    "old",
+    "new",
+    "house",
+    "river",
+]
 
 
 def make_text(n_sentences: int, seed: int = 0) -> str:

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from steepest import api
-from steepest.errors import CheckpointError
 
 STEPS = 60
 CONFIG = {

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import make_text
 
+from conftest import make_text
 from steepest import api
 from steepest.errors import SteepestError
 

@@ -22,7 +22,9 @@ def make_objective(dtype: torch.dtype = torch.float64) -> NextToken:
     objective = NextToken(Transformer(MODEL, generator), np.arange(VOCABULARY)).to(dtype)
     with torch.no_grad():  # zero projections would hide most of the gradient
         for parameter in objective.parameters():
-            parameter += 0.1 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(dtype)
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(
+                dtype
+            )
     return objective
 
 
@@ -75,7 +77,8 @@ def test_steps_make_the_loss_smaller() -> None:
     optimizers = build_optimizer(objective.named_parameters(), OptimConfig(lr=1e-2), objective.roles())
     guard, batch = SpikeGuard(), make_batch()
     losses = [
-        train_step(objective, batch, optimizers, guard, factor=1.0, clip=1.0, micro_batch=7).loss for _ in range(60)
+        train_step(objective, batch, optimizers, guard, factor=1.0, clip=1.0, micro_batch=7).loss
+        for _ in range(60)
     ]
     assert losses[-1] < 0.2 * losses[0]
 

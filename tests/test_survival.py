@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import make_text
 
+from conftest import make_text
 from steepest import api
 from steepest.checkpoint import list_checkpoints, load_checkpoint
 from steepest.errors import SteepestError

@@ -8,7 +8,9 @@
 Every part works alone as well; names are imported from their rooms when first used.
 """
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -115,11 +117,28 @@ _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 __all__ = sorted(_ROOM_OF)
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _ROOM_OF:
-        raise AttributeError(f"module 'steepest' has no attribute {name!r}")
-    return getattr(import_module(_ROOM_OF[name]), name)
+class _Package(ModuleType):
+    """The package itself: names come from their rooms when first used.
+
+    ``train`` is the function, although there is a room of that name: importing the room would bind it here, so
+    the attribute is a property. The room's parts are had by ``from steepest.train import ...``.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _ROOM_OF:
+            raise AttributeError(f"module 'steepest' has no attribute {name!r}")
+        return getattr(import_module(_ROOM_OF[name]), name)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*globals(), *__all__})
+
+    @property
+    def train(self) -> Any:
+        return import_module("steepest.api").train
+
+    @train.setter
+    def train(self, room: ModuleType) -> None:
+        """What the import system does with a room; nothing is bound."""
 
 
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+sys.modules[__name__].__class__ = _Package
