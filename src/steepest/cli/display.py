@@ -152,7 +152,7 @@ class Display:
         self.close()
 
 
-QUIET_EVENTS = {"finished", "interrupted", "horizon fixed", "warm-up fixed"}
+QUIET_EVENTS = {"finished", "interrupted", "resumed", "horizon fixed", "horizon moved", "warm-up fixed"}
 
 
 class _Bytes(ProgressColumn):

@@ -23,28 +23,25 @@ from steepest.tokenizer import Tokenizer
 from steepest.train.run import Listener, RunConfig, resolve_autocast, resolve_device, total_steps
 from steepest.train.speed import fastest_threads, usable_cores
 
-TOKENS_PER_PARAMETER = 20.0
+TOKENS_PER_PARAMETER = 4.0
 LEAST_SECONDS = 5.0
 TRAINING_SHARE = 0.92  # of the time left after planning; the rest is evaluations, checkpoints, the sample
 COMPILE_SECONDS, COMPILE_GAIN = 40.0, 0.15  # torch.compile's warm-up, and the share of the time it saves
 PROBE_TOKENS = 2048  # of the steps that are timed
 MICRO_BATCH_TOKENS = 4096  # tokens whose activations are held at once on a CPU
 
-# Depth and width from small to large.
+# Depth and width from small to large; heads of 64, so no width below 128 but the smallest.
 FAMILY = (
-    (2, 64),
-    (3, 96),
-    (4, 128),
-    (4, 192),
-    (5, 256),
-    (6, 320),
-    (6, 384),
-    (8, 512),
-    (10, 640),
-    (12, 768),
-    (16, 1024),
-)
-PROBED = (0, 2, 4)  # members of the family that are measured
+    (1, 64), (1, 128), (2, 128), (3, 128), (4, 128), (5, 128), (6, 128), (4, 192), (5, 192), (6, 192), (5, 256),
+    (6, 256), (8, 256), (6, 384), (8, 384), (8, 512), (10, 640), (12, 768), (16, 1024),
+)  # fmt: skip
+MIDDLING = (2, 128)  # whose steps decide on threads and dtype
+PROBED = (
+    ((1, 128), 0.0),
+    ((4, 128), 0.0),
+    ((6, 256), 240.0),
+    ((8, 512), 3600.0),
+)  # with the least time for each
 
 
 def choose(
@@ -73,7 +70,7 @@ def choose(
         model = TransformerConfig(**fixed)
         expected = None
     else:
-        given = _settle(given, _member(fixed, FAMILY[PROBED[1]]), device, record)
+        given = _settle(given, _member(fixed, MIDDLING), device, record)
         threads = given.train.threads or threads
         listen(
             "machine",
@@ -135,7 +132,11 @@ def _by_time(
     """The model whose tokens per parameter come nearest the rule in the time left, and the tokens expected."""
     assert given.train.time is not None
     sized = bool({"depth", "width"} & given.model.model_fields_set)
-    probes = [TransformerConfig(**fixed)] if sized else [_member(fixed, FAMILY[i]) for i in PROBED]
+    probes = (
+        [TransformerConfig(**fixed)]
+        if sized
+        else [_member(fixed, shape) for shape, least in PROBED if given.train.time >= least]
+    )
     measured = {}
     for model in probes:
         measured[n_matrix_parameters(model)] = StepProbe(**_probe(given, model, device)).seconds_per_token()
