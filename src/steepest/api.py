@@ -111,15 +111,12 @@ class TrainedRun:
         """Loss, bits per byte, perplexity and accuracy on the run's held-out text, or on other data, whole."""
         if sources:
             tokenizer = self.config.tokenizer.replace(kind=str(self.folder.tokenizer), vocab_size="auto")
-            data = self.config.data.replace(sources=[str(source) for source in sources])
+            data = self.config.data.replace(sources=[str(source) for source in sources], validation=0.0)
             corpus = _prepare(self.config.replace(data=data, tokenizer=tokenizer), cache, listen)
         else:
             corpus = _corpus_of(self.folder, self.config, cache, listen)
-        stores = [corpus.train, corpus.validation] if sources else [corpus.validation]
-        batches = (
-            batch for store in stores
-            for batch in evaluation_batches(store, context=self.config.model.context, batch=32)
-        )  # fmt: skip
+        store = corpus.train if sources else corpus.validation
+        batches = evaluation_batches(store, context=self.config.model.context, batch=32)
         return evaluate(self.objective, batches)
 
 

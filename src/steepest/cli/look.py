@@ -81,14 +81,13 @@ def list_all(
         print(f"no runs under {runs}; make one with: steepest train --time 3m")
         return
     table = Table(box=None, header_style="bold")
-    for column in ("run", "state", "data", "layers x width", "steps", "tokens", "time", "bits per byte"):
-        table.add_column(
-            column, justify="right" if column in ("steps", "tokens", "time", "bits per byte") else "left"
-        )
+    for column in ("run", "state", "data", "shape", "steps", "tokens", "time", "bits/byte"):
+        right = column in ("steps", "tokens", "time", "bits/byte")
+        table.add_column(column, justify="right" if right else "left", no_wrap=column != "data")
     for row in rows:
         reached = row.get("bits_per_byte")
         table.add_row(
-            row["run"], row["state"], ", ".join(row["data"]), f"{row['depth']} x {row['width']}",
+            row["run"], row["state"], ", ".join(Path(source).name for source in row["data"]), f"{row['depth']} x {row['width']}",
             f"{row['step']:,}", in_count(row["tokens"]), duration(row["seconds"]),
             "" if reached is None else f"{reached:.4f}",
         )  # fmt: skip
