@@ -98,7 +98,7 @@ def next_token_probabilities(
     if top_k is not None and top_k < len(sorted_V):
         sorted_V[top_k:] = 0
         sorted_V /= sorted_V.sum()
-    if top_p is not None:
+    if top_p is not None and top_p < 1:  # 1 keeps all, however the sum is rounded
         before_V = sorted_V.cumsum(0) - sorted_V  # the mass of all that are likelier
         sorted_V[1:].masked_fill_(before_V[1:] >= top_p, 0)
     return torch.zeros_like(probabilities_V).scatter_(0, order_V, sorted_V / sorted_V.sum())
