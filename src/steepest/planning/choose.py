@@ -1,14 +1,16 @@
 """Choose what is not given: the model's size from the time, then batch, rate, threads and split.
 
-The default rule, until a ladder of small runs does better: measure the seconds per token of a few sizes and
-take the size that sees about ``TOKENS_PER_PARAMETER`` tokens for each of its matrix parameters in the time
-there is (J. Hoffmann et al., https://arxiv.org/abs/2203.15556).
+The rule for the size, until a ladder of small runs does better: measure the seconds per token of a few sizes and
+take the size that sees about ``TOKENS_PER_PARAMETER`` tokens for each of its matrix parameters in the time there
+is. Four is what the first minutes of training ask for (measured, docs/planning.md); long runs of large models ask
+for about 20 (J. Hoffmann et al., https://arxiv.org/abs/2203.15556).
 
 With a budget in steps, tokens or epochs nothing is measured: the run is a pure function of config and seed.
 """
 
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,6 +26,7 @@ from steepest.train.run import Listener, RunConfig, resolve_autocast, resolve_de
 from steepest.train.speed import fastest_threads, usable_cores
 
 TOKENS_PER_PARAMETER = 4.0
+MOST_EPOCHS, LARGEST_SHARE = 7.0, 8.0
 LEAST_SECONDS = 5.0
 TRAINING_SHARE = 0.92  # of the time left after planning; the rest is evaluations, checkpoints, the sample
 COMPILE_SECONDS, COMPILE_GAIN = 40.0, 0.15  # torch.compile's warm-up, and the share of the time it saves
@@ -76,7 +79,7 @@ def choose(
             "machine",
             {"threads": threads, "flops": record["flops"], "device": device.type, "dtype": given.train.dtype},
         )
-        model, expected = _by_time(given, fixed, device, started, record)
+        model, expected = _by_time(given, fixed, device, started, len(corpus.train.tokens), record)
     batch_tokens = given.batches.batch_tokens or default_batch_tokens(model.context, expected)
     optim = given.optim
     if optim.lr is None:
@@ -127,31 +130,58 @@ def default_context(tokenizer: Tokenizer) -> int:
 
 
 def _by_time(
-    given: RunConfig, fixed: dict[str, Any], device: torch.device, started: float, record: dict[str, Any]
+    given: RunConfig,
+    fixed: dict[str, Any],
+    device: torch.device,
+    started: float,
+    unique: int,
+    record: dict[str, Any],
 ) -> tuple[TransformerConfig, int]:
-    """The model whose tokens per parameter come nearest the rule in the time left, and the tokens expected."""
+    """The model that suits the time left and the ``unique`` tokens there are, and the tokens it will see."""
     assert given.train.time is not None
     sized = bool({"depth", "width"} & given.model.model_fields_set)
-    probes = (
-        [TransformerConfig(**fixed)]
-        if sized
-        else [_member(fixed, shape) for shape, least in PROBED if given.train.time >= least]
-    )
+    shapes = [shape for shape, least in PROBED if given.train.time >= least]
+    probes = [TransformerConfig(**fixed)] if sized else [_member(fixed, shape) for shape in shapes]
     measured = {}
     for model in probes:
         measured[n_matrix_parameters(model)] = StepProbe(**_probe(given, model, device)).seconds_per_token()
     record["seconds_per_token"] = measured
     left = TRAINING_SHARE * (given.train.time - (time.monotonic() - started))
+    family = probes if sized else [_member(fixed, shape) for shape in FAMILY]
+    sizes = [n_matrix_parameters(model) for model in family]
+    tokens = [left / interpolate_speed(measured, size) for size in sizes]
+    index = choose_size(sizes, tokens, unique)
+    model, epochs = family[index], tokens[index] / max(unique, 1)
+    if "dropout" not in given.model.model_fields_set:
+        model = model.replace(dropout=default_dropout(epochs))
+    return model, max(1, int(tokens[index]))
 
-    def tokens(model: TransformerConfig) -> float:
-        return left / interpolate_speed(measured, n_matrix_parameters(model))
 
-    candidates = probes if sized else [_member(fixed, shape) for shape in FAMILY]
-    best = min(
-        candidates,
-        key=lambda model: abs(_log_ratio(tokens(model) / n_matrix_parameters(model), TOKENS_PER_PARAMETER)),
-    )
-    return best, max(1, int(tokens(best)))
+def choose_size(sizes: Sequence[int], tokens: Sequence[float], unique: int) -> int:
+    """Which of some sizes to train, given the tokens that each would see in the time there is.
+
+    The one whose tokens per parameter are nearest to ``TOKENS_PER_PARAMETER``; but where that would repeat the
+    text more than ``MOST_EPOCHS`` times, a larger one that sees it less often, up to ``LARGEST_SHARE`` parameters
+    a token of text.
+
+    >>> sizes, tokens = [200_000, 400_000, 800_000, 1_600_000], [4e6, 2e6, 1e6, 5e5]
+    >>> choose_size(sizes, tokens, unique=10_000_000), choose_size(sizes, tokens, unique=200_000)
+    (1, 2)
+    """
+    allowed = [
+        index for index, size in enumerate(sizes)
+        if tokens[index] <= MOST_EPOCHS * unique or size >= LARGEST_SHARE * unique
+    ] or [len(sizes) - 1]  # fmt: skip
+    return min(allowed, key=lambda index: abs(math.log(tokens[index] / sizes[index] / TOKENS_PER_PARAMETER)))
+
+
+def default_dropout(epochs: float) -> float:
+    """None while text is fresh; 0.03 an epoch from the fourth on, 0.3 at most.
+
+    >>> [default_dropout(epochs) for epochs in (1, 3.9, 7, 20)]
+    [0.0, 0.0, 0.21, 0.3]
+    """
+    return 0.0 if epochs < 4 else round(min(0.3, 0.03 * epochs), 3)
 
 
 def _settle(
@@ -206,7 +236,3 @@ def default_batch_tokens(context: int, tokens: int | None) -> int:
 
 def _micro_batch(context: int, device: torch.device) -> int | None:
     return max(1, MICRO_BATCH_TOKENS // context) if device.type == "cpu" else None
-
-
-def _log_ratio(value: float, wanted: float) -> float:
-    return math.log(value / wanted)
