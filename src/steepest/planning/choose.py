@@ -228,7 +228,7 @@ def default_batch_tokens(context: int, tokens: int | None) -> int:
     """Tokens a step: the power of two next to 1.5 sqrt(tokens of the whole run), between 1,024 and 2^19.
 
     >>> [default_batch_tokens(256, tokens) for tokens in (500_000, 2_000_000, 10_000_000, 1_000_000_000)]
-    [1024, 2048, 4096, 32768]
+    [1024, 2048, 4096, 65536]
     """
     wanted = 2048 if tokens is None else 2 ** round(math.log2(1.5 * math.sqrt(tokens)))
     return max(context, min(max(wanted, 1024), 2**19))
