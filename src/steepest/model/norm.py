@@ -82,7 +82,7 @@ class _RMSNorm(torch.autograd.Function):
         scratch = torch.mul(dy, x)
         dot = torch.linalg.vecdot(scratch, weight.to(scratch.dtype))[..., None]
         dw = (
-            scratch.mul_(r).sum(tuple(range(x.ndim - 1))).to(weight.dtype)
+            scratch.mul_(r).reshape(-1, x.shape[-1]).sum(0).to(weight.dtype)
             if ctx.needs_input_grad[1]
             else None
         )
