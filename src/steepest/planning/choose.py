@@ -93,7 +93,7 @@ def choose(
         optim=optim,
         train=given.train.replace(
             threads=threads,
-            micro_batch=given.train.micro_batch or _micro_batch(model.context, device),
+            micro_batch=given.train.micro_batch or _micro_batch(batch_tokens, model.context, device),
             compile=compiled,
             expected_tokens=expected,
         ),
@@ -213,12 +213,12 @@ def _member(fixed: dict[str, Any], shape: tuple[int, int]) -> TransformerConfig:
 
 
 def _probe(given: RunConfig, model: TransformerConfig, device: torch.device) -> dict[str, Any]:
-    micro_batch = given.train.micro_batch or _micro_batch(model.context, device)
+    tokens = given.batches.batch_tokens or PROBE_TOKENS
     return {
         "model": model,
         "optim": given.optim,
-        "sequences": max(1, round((given.batches.batch_tokens or PROBE_TOKENS) / model.context)),
-        "micro_batch": micro_batch,
+        "sequences": max(1, round(tokens / model.context)),
+        "micro_batch": given.train.micro_batch or _micro_batch(tokens, model.context, device),
         "device": device,
         "autocast": resolve_autocast(given, device),
     }
@@ -234,5 +234,10 @@ def default_batch_tokens(context: int, tokens: int | None) -> int:
     return max(context, min(max(wanted, 1024), 2**19))
 
 
-def _micro_batch(context: int, device: torch.device) -> int | None:
-    return max(1, MICRO_BATCH_TOKENS // context) if device.type == "cpu" else None
+def _micro_batch(batch_tokens: int, context: int, device: torch.device) -> int:
+    """Sequences held at once: on a CPU the largest equal part of the batch that its caches like."""
+    sequences = max(1, round(batch_tokens / context))
+    if device.type != "cpu":
+        return sequences
+    limit = max(1, MICRO_BATCH_TOKENS // context)
+    return max(part for part in range(1, min(sequences, limit) + 1) if sequences % part == 0)

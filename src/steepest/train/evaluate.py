@@ -18,10 +18,12 @@ def evaluate(
     device = next(objective.parameters()).device
     sums: Counter[str] = Counter()
     try:
-        for batch in batches:
-            with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-                for name, value in objective.measure(batch.to(device)).items():
-                    sums[name] += value  # type: ignore[assignment]
+        # Eager, also where training is compiled: other shapes would be compiled for half a minute each.
+        with torch.compiler.set_stance("force_eager"):
+            for batch in batches:
+                with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+                    for name, value in objective.measure(batch.to(device)).items():
+                        sums[name] += value  # type: ignore[assignment]
     finally:
         objective.train(was_training)
     return objective.metrics(sums)

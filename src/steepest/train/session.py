@@ -94,7 +94,7 @@ class Session:
                     self.state,
                     lr=self.config.optim.lr or 0.0,
                     clip=self.config.optim.clip,
-                    micro_batch=self.config.train.micro_batch or sequences_per_step(self.config),
+                    micro_batch=self._micro_batch(),
                     autocast=self.autocast,
                     hooks=[(1, self._observe), (1, self._evaluate_when_due), (1, self._save_when_due)],
                     interrupted=lambda: self.signal is not None,
@@ -125,6 +125,8 @@ class Session:
         self._evaluate_every = max(1, math.ceil(expected / max(self.config.train.evaluations, 1)))
         if state.step == 0:
             self._evaluate()
+        if self.config.train.compile:
+            self._compile()
         timed = min(self._evaluate_tokens, 16 * self.config.model.context)
         began = time.monotonic()
         self._measure(timed, exact=True)
@@ -138,6 +140,22 @@ class Session:
             reserve = 1.2 * per_token * (self._final_tokens + self._evaluate_tokens) + EXIT_SECONDS
             reserve += self._seconds_to_save() + min(2.0, 0.01 * budget)  # checkpoint, then the sample
             schedule.set_seconds_left(budget - self.elapsed() - reserve)
+
+    def _compile(self) -> None:
+        """Let torch.compile do its work on a first batch, so that no step of the schedule pays for it."""
+        self.objective.train()
+        with torch.random.fork_rng():
+            self._one_gradient()
+
+    def _one_gradient(self) -> None:
+        """The gradient of one micro-batch, forgotten again."""
+        micro_batch = self._micro_batch()
+        part = self.state.batches.at(self.state.step).split(micro_batch)[0].to(self.device)
+        accumulate_gradient(self.objective, part, micro_batch=micro_batch, autocast=self.autocast)
+        self.state.optimizers.zero_grad()
+
+    def _micro_batch(self) -> int:
+        return self.config.train.micro_batch or sequences_per_step(self.config)
 
     def _expected_steps(self) -> int:
         """Steps a time budget is expected to buy, from the plan's measured speed."""
@@ -198,14 +216,8 @@ class Session:
         """The machine became busy or free: choose the thread count again, on the batch at hand."""
         if self.device.type != "cpu" or self.config.train.time is None:
             return
-        batch = self.state.batches.at(self.state.step)
-        micro = next(iter(batch.split(self.config.train.micro_batch or sequences_per_step(self.config))))
-
-        def work() -> None:
-            accumulate_gradient(self.objective, micro, micro_batch=micro.ids_BT.shape[0])
-            self.state.optimizers.zero_grad()
-
-        threads, seconds = fastest_threads(work)
+        with torch.random.fork_rng():
+            threads, seconds = fastest_threads(self._one_gradient)
         self._event("threads measured", step=self.state.step, threads=threads, seconds=seconds)
 
     # -- evaluation -----------------------------------------------------------------------------------
@@ -301,10 +313,11 @@ class Session:
         )  # fmt: skip
         limit = None if self.config.train.time is None else self.config.train.time - EXIT_SECONDS
         written: list[int] = []
-        for token in ids:
-            written.append(token)
-            if limit is not None and self.elapsed() > limit:
-                break
+        with torch.compiler.set_stance("force_eager"):  # compiling for one token at a time would never pay
+            for token in ids:
+                written.append(token)
+                if limit is not None and self.elapsed() > limit:
+                    break
         return self.tokenizer.decode([token for token in written if token != self.tokenizer.end_of_text])
 
     # -- events and signals ---------------------------------------------------------------------------
