@@ -147,6 +147,10 @@ def test_masks() -> None:
         assert mask[b, i, j] == (j <= i and documents[b, i] == documents[b, j])
     with pytest.raises(ValueError, match="boolean mask"):
         attention(*heads(5), mask=torch.zeros(1, 5, 5))
+    q, k, v = heads(5)
+    for implementation in ("eager", *FAST):
+        with pytest.raises(ValueError, match="5 queries needs as many keys; got 3"):
+            attention(q, k[:, :, :3], v[:, :, :3], implementation=implementation)
 
 
 def test_blocked_keeps_nothing_without_gradients() -> None:

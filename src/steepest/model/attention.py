@@ -89,6 +89,10 @@ def attention(
     """
     if mask is not None and mask.dtype != torch.bool:
         raise ValueError(f"expected a boolean mask, true where a query may see a key; got {mask.dtype}")
+    if mask is None and q_BHTE.shape[2] > k_BGSE.shape[2]:
+        raise ValueError(
+            f"causal attention of {q_BHTE.shape[2]} queries needs as many keys; got {k_BGSE.shape[2]}: pass a mask"
+        )
     if implementation == "auto":
         implementation = _choose(q_BHTE, k_BGSE)
     if implementation == "eager":
