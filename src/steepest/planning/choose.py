@@ -23,11 +23,12 @@ from steepest.optim import default_lr
 from steepest.planning.measure import StepProbe, interpolate_speed, matrix_product_flops
 from steepest.tokenizer import Tokenizer
 from steepest.train.run import Listener, RunConfig, resolve_autocast, resolve_device, total_steps
-from steepest.train.speed import fastest_threads, usable_cores
+from steepest.train.speed import fastest_threads, seconds_of, thread_candidates, usable_cores
 
 TOKENS_PER_PARAMETER = 4.0
 MOST_EPOCHS, LARGEST_SHARE = 7.0, 8.0
 LEAST_SECONDS = 5.0
+MEASURING_SHARE = 0.25  # of the time, all that comes before it included, after which no more is measured
 TRAINING_SHARE = 0.92  # of the time left after planning; the rest is evaluations, checkpoints, the sample
 COMPILE_SECONDS, COMPILE_GAIN = 40.0, 0.15  # torch.compile's warm-up, and the share of the time it saves
 PROBE_TOKENS = 2048  # of the steps that are timed
@@ -144,9 +145,12 @@ def _by_time(
     probes = [TransformerConfig(**fixed)] if sized else [_member(fixed, shape) for shape in shapes]
     measured = {}
     for model in probes:
+        if measured and time.monotonic() - started > MEASURING_SHARE * given.train.time:
+            break
         measured[n_matrix_parameters(model)] = StepProbe(**_probe(given, model, device)).seconds_per_token()
     record["seconds_per_token"] = measured
-    left = TRAINING_SHARE * (given.train.time - (time.monotonic() - started))
+    # Never less than a little: a budget that measuring has eaten still gets its smallest model.
+    left = TRAINING_SHARE * max(given.train.time - (time.monotonic() - started), 0.05 * given.train.time)
     family = probes if sized else [_member(fixed, shape) for shape in FAMILY]
     sizes = [n_matrix_parameters(model) for model in family]
     tokens = [left / interpolate_speed(measured, size) for size in sizes]
@@ -187,22 +191,27 @@ def default_dropout(epochs: float) -> float:
 def _settle(
     given: RunConfig, model: TransformerConfig, device: torch.device, record: dict[str, Any]
 ) -> RunConfig:
-    """Thread count and dtype that make a real step of a middling model fastest, where they were left open."""
+    """Thread count and dtype that make a real step of a middling model fastest, where they were left open.
+
+    One thread comes first: on a busy machine several can be twenty times slower, and measuring must stay short.
+    """
     train = given.train
     if device.type == "cpu":
+        candidates = [train.threads] if train.threads else sorted(thread_candidates())
+        torch.set_num_threads(candidates[0])
         dtypes = ("float32", "bfloat16") if train.dtype == "auto" else (train.dtype,)
         probes = {
             dtype: StepProbe(**_probe(given.replace(train=train.replace(dtype=dtype)), model, device))
             for dtype in dtypes
         }
-        seconds = {dtype: probe.seconds_per_token(repeats=2) for dtype, probe in probes.items()}
+        seconds = {dtype: seconds_of(probe, repeats=2) for dtype, probe in probes.items()}
         dtype = min(seconds, key=lambda name: seconds[name])
         if seconds[dtype] > 0.9 * seconds.get("float32", math.inf):
             dtype = "float32"  # a small gain is not worth the rounding
-        record["seconds_per_token_by_dtype"] = seconds
-        threads = train.threads
-        if threads is None:
-            threads, record["seconds_by_threads"] = fastest_threads(probes[dtype], repeats=2)
+        record["step_seconds_by_dtype"] = seconds
+        threads = candidates[0]
+        if len(candidates) > 1:
+            threads, record["step_seconds_by_threads"] = fastest_threads(probes[dtype], candidates, repeats=2)
         train = train.replace(dtype=dtype, threads=threads)
     record["flops"] = matrix_product_flops(device=device)
     return given.replace(train=train)
