@@ -110,11 +110,12 @@ class Display:
             self._rate = (record["tokens"] - tokens) / max(now - began, 1e-9)
             self._speed = (now, record["tokens"])
         self._shown = now
+        speed = f"{in_count(self._rate)} tokens/s  " if self._rate else ""
         held_out = "" if math.isnan(self._held_out) else f"held-out {self._held_out:.3f}  "
         text = (
             f"step {record['step']:,}  loss {self._loss:.3f}  "
             f"{self._loss / math.log(2) / self._bytes_per_token:.3f} bits/byte  {held_out}"
-            f"lr {record['lr']:.1e}  {in_count(self._rate)} tokens/s  {duration(left)} left"
+            f"lr {record['lr']:.1e}  {speed}{duration(left)} left"
         )
         if self.console.is_terminal:
             self._show_live(text, share)
