@@ -32,6 +32,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.function import once_differentiable
 
@@ -94,6 +95,7 @@ class Grid(nn.Module):
         self.range_bits = int(state)
 
 
+@_disable_dynamo  # a whole model compiled around it would compile f differently in the two passes
 def reversible(
     layers: Sequence[Layer],
     x: Tensor,
