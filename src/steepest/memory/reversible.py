@@ -72,9 +72,12 @@ class Grid(nn.Module):
 
     def round(self, x: Tensor) -> Tensor:
         """Nearest grid point; differentiated as if it were ``x`` itself."""
-        spacing = self.spacing(x.dtype)
         # The correction is exact, and so is the sum: see the tests.
-        return x + x.detach().mul(1 / spacing).round_().mul_(spacing).sub_(x.detach())
+        return x + self.steps(x).mul_(self.spacing(x.dtype)).sub_(x.detach())
+
+    def steps(self, x: Tensor) -> Tensor:
+        """Nearest grid point, as a whole number of spacings."""
+        return x.detach().mul(1 / self.spacing(x.dtype)).round_()
 
     def coarsen(self) -> None:
         """Let the streams grow 16 times larger, at 16 times the spacing; a ``TrainingError`` at the end."""
@@ -156,7 +159,11 @@ class _Chain:
         self.pair: tuple[Tensor, Tensor] | None = None
 
     def increment(self, layer: Layer, y: Tensor) -> Tensor:
-        return self.grid.round(layer(y.to(self.dtype)).to(y.dtype))
+        return layer(y.to(self.dtype)).to(y.dtype)
+
+    def shift(self, stream: Tensor, increment: Tensor, sign: int) -> Tensor:
+        """The stream plus or minus the rounded increment: both exact, a power of two times a whole number."""
+        return torch.add(stream, self.grid.steps(increment), alpha=sign * self.grid.spacing(stream.dtype))
 
     def take(self) -> tuple[Tensor, Tensor]:
         if self.pair is None:
@@ -196,7 +203,8 @@ class _Coupling(torch.autograd.Function):
             _uncached_autocast(device, *ctx.autocast),
             torch.set_grad_enabled(chain.same_graph),
         ):
-            z = x + chain.increment(layer, y.detach().requires_grad_(chain.same_graph)).detach()
+            increment = chain.increment(layer, y.detach().requires_grad_(chain.same_graph))
+        z = chain.shift(x, increment, 1)
         # Detached: a pair with a history would hold this node, which holds the pair.
         chain.pair = y.detach(), z.detach()
         return y.view_as(y), z
@@ -213,7 +221,7 @@ class _Coupling(torch.autograd.Function):
             torch.enable_grad(),
         ):
             increment = chain.increment(ctx.layer, y)
-        x, rebuilt_y = z - increment.detach(), y.detach()
+        x, rebuilt_y = chain.shift(z, increment, -1), y.detach()
         del z
         if ctx.index == 0:
             chain.check(x, rebuilt_y)
