@@ -47,12 +47,12 @@ class TrainConfig(RoomConfig):
         None, description="torch.compile the blocks; none: where it pays in the time"
     )
     backward: Literal["store", "recompute", "invert"] | None = Field(
-        None, description="how gradients are made; none: what the coupling and the memory ask for"
+        None, description="how gradients are made; none: store, or invert where the coupling is reversible"
     )
     recompute_blocks: int | None = Field(
         None,
         ge=0,
-        description="first blocks computed again in the backward pass; none: what the memory asks for",
+        description="first blocks computed again in the backward pass; none: all if backward is recompute",
     )
     log_every: int = Field(1, ge=1, description="steps between metric lines")
     evaluations: int = Field(10, ge=0, description="evaluations during the run, evenly spaced")
