@@ -7,13 +7,20 @@
 Pre-normalised blocks, rotary positions, grouped queries with QK normalisation, SwiGLU, no biases: exactly what a
 stock ``Qwen3ForCausalLM`` computes, so that anyone can load it. Heads and losses belong to the objective.
 
+Two switches, apart from each other. ``coupling`` says what is computed: "residual", as above, or "reversible", two
+streams (x, y) -> (y, x + f(y)) over the same halves f. ``backward`` says how it is differentiated, always to the
+same gradient: "store" keeps every activation; "recompute" (residual) keeps the first blocks' inputs only;
+"invert" (reversible) keeps nothing a layer.
+
 Shapes: B sequences, T positions, D width.
 
 Sources: A. Vaswani et al., https://arxiv.org/abs/1706.03762; K. He et al., residuals,
 https://arxiv.org/abs/1512.03385; A. Yang et al., "Qwen3", https://arxiv.org/abs/2505.09388.
 """
 
-from typing import Any, Self
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -22,12 +29,20 @@ from torch.nn import functional as F
 
 from steepest.config import RoomConfig, build
 from steepest.errors import ConfigError
+from steepest.memory.activation_checkpointing import run_layers
+from steepest.memory.reversible import Grid, reversible
 from steepest.model.attention import Attention
 from steepest.model.cache import KeyValueCache
 from steepest.model.initial import initialise
 from steepest.model.norm import RMSNorm, compute_dtype
 from steepest.model.rotary import Rotation, rotation_at
 from steepest.model.swiglu import SwiGLU
+
+Backward = Literal["store", "recompute", "invert"]
+BACKWARDS: dict[str, tuple[Backward, ...]] = {
+    "residual": ("store", "recompute"),
+    "reversible": ("invert", "store"),
+}  # by coupling, the default first
 
 
 def _default_width(known: dict[str, Any]) -> int:
@@ -85,6 +100,9 @@ class TransformerConfig(RoomConfig):
     norm_eps: float = Field(1e-6, gt=0, description="added to the mean square by every RMS norm")
     tie_embeddings: bool = Field(False, description="the vocabulary head is the embedding: fewer parameters")
     dropout: float = Field(0.0, ge=0, lt=1, description="of what each half of a block adds, when training")
+    coupling: Literal["residual", "reversible"] = Field(
+        "residual", description="reversible: two streams, no activations held, one more forward pass a step"
+    )
 
     @model_validator(mode="after")
     def _check_shapes(self) -> Self:
@@ -133,11 +151,38 @@ class Block(nn.Module):
         block: int = 0,
     ) -> Tensor:
         """Map the residual stream (B, T, D) to the next block's."""
-        added_BTD = self.attention(
-            self.attention_norm(hidden_BTD, plain=plain), rotation, mask=mask, plain=plain, cache=cache, block=block
+        hidden_BTD = hidden_BTD + self.attend(
+            hidden_BTD, rotation, mask=mask, plain=plain, cache=cache, block=block
+        )
+        return hidden_BTD + self.feed(hidden_BTD, plain=plain)
+
+    def attend(
+        self,
+        hidden_BTD: Tensor,
+        rotation: Rotation,
+        *,
+        mask: Tensor | None = None,
+        plain: bool = False,
+        cache: KeyValueCache | None = None,
+        block: int = 0,
+    ) -> Tensor:
+        """What the attention half adds to a stream (B, T, D)."""
+        return self._drop(
+            self.attention(
+                self.attention_norm(hidden_BTD, plain=plain), rotation, mask=mask, plain=plain, cache=cache, block=block
+            )
         )  # fmt: skip
-        hidden_BTD = hidden_BTD + self._drop(added_BTD)
-        return hidden_BTD + self._drop(self.mlp(self.mlp_norm(hidden_BTD, plain=plain), plain=plain))
+
+    def feed(self, hidden_BTD: Tensor, *, plain: bool = False) -> Tensor:
+        """What the feed-forward half adds to a stream (B, T, D)."""
+        return self._drop(self.mlp(self.mlp_norm(hidden_BTD, plain=plain), plain=plain))
+
+    def halves(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Parameters of the two halves."""
+        return (
+            (*self.attention_norm.parameters(), *self.attention.parameters()),
+            (*self.mlp_norm.parameters(), *self.mlp.parameters()),
+        )
 
     def _drop(self, added_BTD: Tensor) -> Tensor:
         return F.dropout(added_BTD, self.dropout, self.training) if self.dropout else added_BTD
@@ -149,20 +194,32 @@ class Transformer(nn.Module):
     Args:
         config: its shape.
         generator: draws the initial weights; torch's own if ``None``.
+        backward: see ``set_backward``.
+        recompute_blocks: see ``set_backward``.
 
     >>> trunk = Transformer(TransformerConfig(vocab_size=100, depth=1, width=32), torch.Generator().manual_seed(0))
     >>> trunk(torch.tensor([[1, 2, 3]])).shape
     torch.Size([1, 3, 32])
     """
 
-    def __init__(self, config: TransformerConfig, generator: torch.Generator | None = None) -> None:
+    def __init__(
+        self,
+        config: TransformerConfig,
+        generator: torch.Generator | None = None,
+        *,
+        backward: Backward | None = None,
+        recompute_blocks: int | None = None,
+    ) -> None:
         super().__init__()
         self.config = config
+        self.compiled = False
         self.embedding = nn.Embedding(
             config.vocab_size, config.width, _weight=torch.empty(config.vocab_size, config.width)
         )
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = RMSNorm(config.width, config.norm_eps)
+        self.grid = Grid() if config.coupling == "reversible" else None
+        self.set_backward(backward, recompute_blocks)
         initialise(self.named_parameters(), tied=config.tie_embeddings, generator=generator)
 
     def forward(
@@ -195,12 +252,76 @@ class Transformer(nn.Module):
             positions_BT = torch.arange(past, past + length, device=ids_BT.device)
         hidden_BTD: Tensor = self.embedding(ids_BT)
         rotation = self.rotation(positions_BT, compute_dtype(hidden_BTD))
-        for index, block in enumerate(self.blocks):
-            hidden_BTD = block(hidden_BTD, rotation, mask=mask, plain=plain, cache=cache, block=index)
+        use = {"rotation": rotation, "mask": mask, "plain": plain, "cache": cache}
+        hidden_BTD = self._run_blocks(hidden_BTD, use, hold=plain or cache is not None)
         if cache is not None:
             cache.advance(length)
         out_BTD: Tensor = self.norm(hidden_BTD, plain=plain)
         return out_BTD
+
+    def set_backward(self, backward: Backward | None = None, recompute_blocks: int | None = None) -> None:
+        """Choose how the gradient is made; its value stays the same.
+
+        Args:
+            backward: "store", "recompute" or "invert"; if ``None``, "recompute" where ``recompute_blocks`` is
+                above 0, otherwise what the coupling does by default (residual: "store", reversible: "invert").
+            recompute_blocks: how many blocks "recompute" computes again, the first ones; all if ``None``.
+
+        Raises:
+            ConfigError: if the coupling does not support it, or there are not as many blocks.
+
+        >>> Transformer(TransformerConfig(depth=2, width=32)).set_backward("invert")
+        Traceback (most recent call last):
+        ...
+        steepest.errors.ConfigError: backward "invert" is not for coupling "residual", which has "store" and ...
+        """
+        coupling, depth = self.config.coupling, self.config.depth
+        known = BACKWARDS[coupling]
+        if backward is None:
+            backward = "recompute" if recompute_blocks else known[0]
+        if backward not in known:
+            raise ConfigError(
+                f'backward "{backward}" is not for coupling "{coupling}", which has "{known[0]}" and "{known[1]}"'
+            )
+        if recompute_blocks is None:
+            recompute_blocks = depth if backward == "recompute" else 0
+        if not 0 <= recompute_blocks <= depth:
+            raise ConfigError(f"recompute_blocks must be 0 to {depth}, the depth; got {recompute_blocks}")
+        if recompute_blocks and backward != "recompute":
+            raise ConfigError(
+                f'recompute_blocks is {recompute_blocks}, but backward "{backward}" recomputes none: leave it out'
+            )
+        self.backward: Backward = backward
+        self.recompute_blocks = recompute_blocks
+
+    def compile_blocks(self) -> None:
+        """Compile every block (its two halves, if reversible) with ``torch.compile``, at their first use."""
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            if self.config.coupling == "reversible":
+                block.attend = torch.compile(block.attend)  # type: ignore[method-assign]
+                block.feed = torch.compile(block.feed)  # type: ignore[method-assign]
+            else:
+                block.compile()
+        self.compiled = True
+
+    def _run_blocks(self, hidden_BTD: Tensor, use: dict[str, Any], *, hold: bool) -> Tensor:
+        """Apply the blocks with arguments ``use``; ``hold``: keep activations, whatever ``backward`` says."""
+        random = self.training and self.config.dropout > 0
+        if self.grid is None:
+            layers = [partial(block, block=index, **use) for index, block in enumerate(self.blocks)]
+            recompute = 0 if hold or not torch.is_grad_enabled() else self.recompute_blocks
+            return run_layers(layers, hidden_BTD, recompute=recompute, random=random)
+        halves: list[partial[Tensor]] = []
+        parameters: list[Sequence[Tensor]] = []
+        for index, block in enumerate(self.blocks):
+            assert isinstance(block, Block)
+            halves += [partial(block.attend, block=index, **use), partial(block.feed, plain=use["plain"])]
+            parameters += block.halves()
+        return reversible(
+            halves, hidden_BTD, grid=self.grid, parameters=parameters, random=random, same_graph=self.compiled,
+            invert=self.backward == "invert" and not hold,
+        )  # fmt: skip
 
     def rotation(self, positions: Tensor, dtype: torch.dtype = torch.float32) -> Rotation:
         """Cosines and sines of some positions' rotary angles, as the blocks take them."""

@@ -46,6 +46,14 @@ class TrainConfig(RoomConfig):
     compile: bool | None = Field(
         None, description="torch.compile the blocks; none: where it pays in the time"
     )
+    backward: Literal["store", "recompute", "invert"] | None = Field(
+        None, description="how gradients are made; none: store, or invert where the coupling is reversible"
+    )
+    recompute_blocks: int | None = Field(
+        None,
+        ge=0,
+        description="first blocks computed again in the backward pass; none: all if backward is recompute",
+    )
     log_every: int = Field(1, ge=1, description="steps between metric lines")
     evaluations: int = Field(10, ge=0, description="evaluations during the run, evenly spaced")
     evaluate_tokens: int | None = Field(
@@ -84,11 +92,15 @@ class RunConfig(RoomConfig):
 def compose(config: RunConfig, corpus: Corpus, tokenizer: Tokenizer) -> TrainState:
     """Build every part of a run from its resolved config; nothing is written."""
     device = resolve_device(config.train.device)
-    trunk = Transformer(config.model, generator=torch.Generator().manual_seed(config.train.seed))
+    trunk = Transformer(
+        config.model,
+        generator=torch.Generator().manual_seed(config.train.seed),
+        backward=config.train.backward,
+        recompute_blocks=config.train.recompute_blocks,
+    )
     objective = NextToken(trunk, tokenizer.token_bytes(), config.objective).to(device)
     if config.train.compile:
-        for block in trunk.blocks:
-            block.compile()
+        trunk.compile_blocks()
     batches = Batches(
         corpus.train,
         context=config.model.context,

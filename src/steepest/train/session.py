@@ -80,6 +80,7 @@ class Session:
         self._fresh = True
         self._saved_at = time.monotonic()
         self._saved_step = self._evaluated_step = -1
+        self._stream_range = self._range_of_streams()
 
     def elapsed(self) -> float:
         """Wall clock of the run so far, all sessions together, in seconds."""
@@ -179,6 +180,9 @@ class Session:
         if record["verdict"] != "ok":
             self._event("step skipped", step=state.step, reason=record["verdict"], loss=record["loss"],
                         grad_norm=record["grad_norm"])  # fmt: skip
+        if (reach := self._range_of_streams()) != self._stream_range:
+            self._event("grid coarsened", step=state.step, range=reach)
+            self._stream_range = reach
         for event in state.schedule.take_events():
             kind = event.pop("event")
             self._event(kind, **event)
@@ -188,6 +192,11 @@ class Session:
             self.log.append(record)
         share, left = self._progress(state)
         self.listen("step", {"record": record, "share": share, "left": left})
+
+    def _range_of_streams(self) -> int | None:
+        """How large reversible streams may grow on their grid."""
+        grid = self.objective.trunk.grid
+        return None if grid is None else 2**grid.range_bits
 
     def _progress(self, state: TrainState) -> tuple[float, float]:
         """Share of the run behind, and seconds left."""

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from steepest.checkpoint import random_state, set_random_state
 from steepest.data.batches import Batch
+from steepest.memory.reversible import ReconstructionError
 from steepest.objectives import Objective
 from steepest.optim import Optimizers, clip_grad_norm_
 from steepest.train.spikes import SpikeGuard
@@ -45,7 +47,7 @@ def train_step(
         clip: the gradient is scaled down to this norm if it is longer; 0 leaves it.
         micro_batch: sequences whose activations are held at once.
     """
-    loss = accumulate_gradient(objective, batch, micro_batch=micro_batch, autocast=autocast)
+    loss = _whole_gradient(objective, batch, optimizers, micro_batch=micro_batch, autocast=autocast)
     norm = clip_grad_norm_(list(objective.parameters()), clip or float("inf"))
     mean, length = loss.item(), norm.item()
     verdict = guard.check(mean, length)
@@ -67,3 +69,25 @@ def accumulate_gradient(
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.detach()
     return total
+
+
+def _whole_gradient(
+    objective: Objective,
+    batch: Batch,
+    optimizers: Optimizers,
+    *,
+    micro_batch: int,
+    autocast: torch.dtype | None,
+) -> Tensor:
+    """The step's gradient; made again on a coarser grid where reversible streams outgrew theirs."""
+    grid = objective.trunk.grid
+    if grid is None:
+        return accumulate_gradient(objective, batch, micro_batch=micro_batch, autocast=autocast)
+    while True:
+        random = random_state()  # the same dropout the next time
+        try:
+            return accumulate_gradient(objective, batch, micro_batch=micro_batch, autocast=autocast)
+        except ReconstructionError:
+            grid.coarsen()
+            optimizers.zero_grad()
+            set_random_state(*random)
