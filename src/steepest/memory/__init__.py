@@ -1,10 +1,7 @@
-"""Memory: known before it is taken, chosen to fit.
+"""Memory of training: what the backward pass holds, computes again, or rebuilds.
 
-predict   the peak of a step, from fake tensors      measure  what a process really took
-tracker   live bytes, operation by operation         choose   the fastest split that fits a limit
+    activation_checkpointing  layers computed again in the backward pass instead of held
+    reversible                layers whose inputs are rebuilt from their outputs, exactly
+
+Takes callables of tensors, never a model.
 """
-
-from steepest.memory.measure import Measurement, measured, return_pages
-from steepest.memory.predict import Prediction, predict
-
-__all__ = ["Measurement", "Prediction", "measured", "predict", "return_pages"]
