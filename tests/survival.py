@@ -8,6 +8,7 @@ writing a checkpoint, resuming after each. Children are forked after the imports
 
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -15,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from steepest import api
+from steepest.checkpoint import list_checkpoints
+from steepest.runs import RunFolder
 
 STEPS = 60
 CONFIG = {
@@ -46,6 +49,13 @@ def wait_for_temporary(folder: Path, child: int) -> None:
         time.sleep(0.0005)
 
 
+def what_counts(run: Path) -> tuple[list[tuple[float, ...]], bytes]:
+    """Every step's loss and gradient norm, and the final weights."""
+    folder = RunFolder(run)
+    steps = [(r["step"], r["loss"], r["grad_norm"]) for r in folder.read_metrics() if "loss" in r]
+    return steps, (list_checkpoints(folder.checkpoints)[-1][1] / "model.safetensors").read_bytes()
+
+
 def main() -> None:
     text, folder, kills = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     runs, dice = folder / "runs", random.Random(0)
@@ -58,30 +68,33 @@ def main() -> None:
     began = time.monotonic()
     assert os.waitpid(fork(begin("whole")), 0)[1] == 0
     seconds = time.monotonic() - began
-    killed = in_checkpoint = 0
+    killed = in_checkpoint = finished = 0
     while True:
         run = runs / "killed"
         if (run / "checkpoints").is_dir() and any((run / "checkpoints").glob("step-*")):
             child = fork(lambda: api.resume("killed", runs=runs, cache=folder / "cache"))
         else:
-            os.system(f"rm -rf {run}")
+            shutil.rmtree(run, ignore_errors=True)
             child = fork(begin("killed"))
         if killed < kills:
             if killed % 2:
-                time.sleep(dice.uniform(0, 0.3) * seconds)
+                time.sleep(dice.uniform(0, 0.2) * seconds)
                 wait_for_temporary(run / "checkpoints", child)
                 in_checkpoint += 1
             else:
-                time.sleep(dice.uniform(0.1, 0.7) * seconds)
+                time.sleep(dice.uniform(0.05, 0.4) * seconds)
             os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         if os.WIFSIGNALED(status):
             killed += 1
             continue
         assert status == 0, status
-        if killed >= kills or (run / "result.json").exists():
+        assert what_counts(run) == what_counts(runs / "whole")
+        finished += 1
+        if killed >= kills:
             break
-    print(f"killed {killed} in_checkpoint {in_checkpoint}")
+        shutil.rmtree(run)  # it was faster than the deaths: the next one dies the rest of them
+    print(f"killed {killed} in_checkpoint {in_checkpoint} finished {finished}")
 
 
 if __name__ == "__main__":

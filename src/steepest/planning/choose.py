@@ -143,7 +143,7 @@ def _by_time(
     sized = bool({"depth", "width"} & given.model.model_fields_set)
     shapes = [shape for shape, least in PROBED if given.train.time >= least]
     probes = [TransformerConfig(**fixed)] if sized else [_member(fixed, shape) for shape in shapes]
-    measured = {}
+    measured: dict[int, float] = {}
     for model in probes:
         if measured and time.monotonic() - started > MEASURING_SHARE * given.train.time:
             break
