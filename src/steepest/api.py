@@ -186,7 +186,8 @@ def train(
     listen("run", {"folder": folder, "config": resolved, "plan": plan})
     session = Session(resolved, folder, state, corpus, tokenizer, started=began, listen=listen)
     with folder.lock():
-        return TrainedRun(folder, resolved, tokenizer, state.objective, state.step, session.run())
+        result = session.run()
+    return TrainedRun(folder, resolved, tokenizer, state.objective, result.best_step, result)
 
 
 def resume(
@@ -308,7 +309,8 @@ def _go_on(
     plan = json.loads(folder.plan.read_text(encoding="utf-8"))
     listen("run", {"folder": folder, "config": config, "plan": plan, "resumed_at": state.step})
     session = Session(config, folder, state, corpus, tokenizer, started=began, listen=listen)
-    return TrainedRun(folder, config, tokenizer, state.objective, state.step, session.run())
+    result = session.run()
+    return TrainedRun(folder, config, tokenizer, state.objective, result.best_step, result)
 
 
 def _lost_decisions(folder: RunFolder, step: int) -> list[dict[str, Any]]:
