@@ -171,7 +171,7 @@ def balanced_accuracy(probabilities_NC: Tensor, labels_N: Tensor) -> float:
 
     guessed_N, _, classes = _guessed(probabilities_NC, labels_N)
     found_C = multiclass_recall(guessed_N, labels_N, classes, average="none")
-    return float(found_C[labels_N.unique()].mean())
+    return float(found_C[torch.bincount(labels_N, minlength=classes) > 0].mean())
 
 
 def matthews_correlation(probabilities_NC: Tensor, labels_N: Tensor) -> float:
