@@ -61,8 +61,8 @@ def info_nce(
         queries_ND, keys_MD, scale, query_groups_N=groups_N,
         key_groups_M=groups_N if key_groups_M is None else key_groups_M, tile=tile,
     )  # fmt: skip
-    own_N = torch.linalg.vecdot(queries_ND, keys_MD[:n]).to(rows_N.dtype) * scale
-    found = (rows_N - own_N).mean()
+    own_N: Tensor = torch.linalg.vecdot(queries_ND, keys_MD[:n]).to(rows_N.dtype) * scale
+    found: Tensor = (rows_N - own_N).mean()
     return (found + (columns_M[:n] - own_N).mean()) / 2 if symmetric else found
 
 
@@ -89,15 +89,16 @@ def supervised_info_nce(
     rows_N, _ = tiled_logsumexp(
         embeddings_ND, embeddings_ND, scale, query_groups_N=each_N, key_groups_M=each_N, own=False, tile=tile
     )
-    _, which_N, counts = labels_N.unique(return_inverse=True, return_counts=True)
+    _, which_N, counts = torch.unique(labels_N, return_inverse=True, return_counts=True)
     others_N = counts[which_N] - 1
     # The mean over a class is one vector, so that no matrix is needed for the positives either.
     sums = embeddings_ND.new_zeros(len(counts), embeddings_ND.shape[1]).index_add(0, which_N, embeddings_ND)
     means_ND = (sums[which_N] - embeddings_ND) / others_N.clamp(min=1)[:, None]
     positive_N = torch.linalg.vecdot(embeddings_ND, means_ND).to(rows_N.dtype) * scale
     some_N = others_N > 0
-    losses_N = torch.where(some_N, rows_N - positive_N, 0.0)
-    return losses_N.sum() / some_N.sum().clamp(min=1)
+    losses_N: Tensor = torch.where(some_N, rows_N - positive_N, 0.0)
+    mean: Tensor = losses_N.sum() / some_N.sum().clamp(min=1)
+    return mean
 
 
 def sigmoid_loss(

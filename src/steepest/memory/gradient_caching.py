@@ -53,7 +53,7 @@ def cached_gradient(
     value.backward()  # type: ignore[no-untyped-call]
     gradient_ND = rows_ND.grad if rows_ND.grad is not None else torch.zeros_like(rows_ND)
     del rows_ND
-    for index, (encode, part) in enumerate(zip(chunks, gradient_ND.split(lengths), strict=True)):
+    for index, (encode, part) in enumerate(zip(chunks, torch.split(gradient_ND, lengths), strict=True)):
         if random:
             set_random_state(*states[index])
         with torch.enable_grad():
