@@ -230,7 +230,9 @@ class Session:
     # -- evaluation -----------------------------------------------------------------------------------
 
     def _measure(self, tokens: int, *, exact: bool = False) -> dict[str, float]:
-        """Metrics on the first held-out tokens; ``exact`` in float32, whatever the training's dtype."""
+        """Metrics on some held-out tokens; ``exact`` in float32, whatever the training's dtype."""
+        if not tokens:
+            return {}
         batches = self.examples.held_out_batches(
             self.config.batches, context=self.config.model.context, tokens=tokens
         )
@@ -284,7 +286,7 @@ class Session:
         best_step = int(state.best.get("step", state.step))
         if best_step != state.step:
             best_step = self._load_best(best_step)
-        metrics = self._measure(self._final_tokens, exact=True) if self._final_tokens else {}
+        metrics = self._measure(self._final_tokens, exact=True)
         self.listen("concluding", {})
         conclusion = self.kind.conclude(self.objective, self.examples, self.config, self._out_of_time)
         result = Result(True, state.step, state.tokens, self.elapsed(), best_step, metrics,
