@@ -22,8 +22,16 @@ from steepest.model.size import flops_per_token, n_matrix_parameters, n_paramete
 from steepest.optim import default_lr
 from steepest.planning.measure import StepProbe, interpolate_speed, matrix_product_flops
 from steepest.tokenizer import Tokenizer
-from steepest.train.run import Listener, RunConfig, resolve_autocast, resolve_device, total_steps
+from steepest.train.run import (
+    Listener,
+    RunConfig,
+    resolve_autocast,
+    resolve_device,
+    sequences_per_step,
+    total_steps,
+)
 from steepest.train.speed import fastest_threads, seconds_of, thread_candidates, usable_cores
+from steepest.train.split import fit
 
 TOKENS_PER_PARAMETER = 4.0
 MOST_EPOCHS, LARGEST_SHARE = 7.0, 8.0
@@ -94,11 +102,17 @@ def choose(
         optim=optim,
         train=given.train.replace(
             threads=threads,
-            micro_batch=given.train.micro_batch or _micro_batch(batch_tokens, model.context, device),
             compile=compiled,
             expected_tokens=expected,
         ),
     )
+    stored = corpus.train.tokens.nbytes + corpus.validation.tokens.nbytes
+    config, fitted = fit(
+        config,
+        preferred=_micro_batch(batch_tokens, model.context, device) or sequences_per_step(config),
+        corpus_bytes=stored,
+    )
+    record["memory"] = fitted.record()
     n_sequences = max(1, (len(corpus.train.tokens) - 1) // model.context)
     tokens = (
         expected

@@ -23,9 +23,11 @@ from steepest.tokenizer import Tokenizer
 from steepest.train.deadline import DeadlineController
 from steepest.train.evaluate import evaluate
 from steepest.train.loop import Record, run_loop
+from steepest.train.memory_watch import MemoryWatch
 from steepest.train.metrics import MetricsLog
 from steepest.train.run import Listener, RunConfig, resolve_autocast, sequences_per_step
 from steepest.train.speed import fastest_threads
+from steepest.train.split import evaluation_rows
 from steepest.train.state import TrainState
 from steepest.train.step import accumulate_gradient
 
@@ -76,6 +78,7 @@ class Session:
         self.started, self.before = started, state.seconds  # ``before``: wall clock of earlier sessions
         self.log = MetricsLog(folder)
         self.writer = CheckpointWriter(folder.checkpoints, after=self._prune)
+        self.memory = MemoryWatch(config, folder, state.objective, self._event)
         self.signal: int | None = None
         self._fresh = True
         self._saved_at = time.monotonic()
@@ -95,9 +98,14 @@ class Session:
                     self.state,
                     lr=self.config.optim.lr or 0.0,
                     clip=self.config.optim.clip,
-                    micro_batch=self._micro_batch(),
+                    micro_batch=lambda: self.memory.micro_batch,
                     autocast=self.autocast,
-                    hooks=[(1, self._observe), (1, self._evaluate_when_due), (1, self._save_when_due)],
+                    hooks=[
+                        (1, self._observe),
+                        (1, self.memory),
+                        (1, self._evaluate_when_due),
+                        (1, self._save_when_due),
+                    ],
                     interrupted=lambda: self.signal is not None,
                     device=self.device,
                 )
@@ -113,6 +121,7 @@ class Session:
 
     def _begin(self) -> None:
         """Measure the held-out loss once (it times evaluation too), then set the deadline and the rhythm."""
+        self.memory.begin()
         if self.config.train.threads and self.device.type == "cpu":
             torch.set_num_threads(self.config.train.threads)
         schedule, state = self.state.schedule, self.state
@@ -150,13 +159,10 @@ class Session:
 
     def _one_gradient(self) -> None:
         """The gradient of one micro-batch, forgotten again."""
-        micro_batch = self._micro_batch()
+        micro_batch = self.memory.micro_batch
         part = self.state.batches.at(self.state.step).split(micro_batch)[0].to(self.device)
         accumulate_gradient(self.objective, part, micro_batch=micro_batch, autocast=self.autocast)
         self.state.optimizers.zero_grad()
-
-    def _micro_batch(self) -> int:
-        return self.config.train.micro_batch or sequences_per_step(self.config)
 
     def _expected_steps(self) -> int:
         """Steps a time budget is expected to buy, from the plan's measured speed."""
@@ -234,8 +240,8 @@ class Session:
     def _measure(self, tokens: int, *, exact: bool = False) -> dict[str, float]:
         """Metrics on the first held-out tokens; ``exact`` in float32, whatever the training's dtype."""
         batches = evaluation_batches(
-            self.corpus.validation, context=self.config.model.context, batch=32, max_tokens=tokens,
-            document_mask=self.config.batches.document_mask,
+            self.corpus.validation, context=self.config.model.context, max_tokens=tokens,
+            batch=evaluation_rows(self.config), document_mask=self.config.batches.document_mask,
         )  # fmt: skip
         return evaluate(self.objective, batches, autocast=None if exact else self.autocast)
 
@@ -296,6 +302,7 @@ class Session:
             "step": state.step, "tokens": state.tokens, "seconds": round(result.seconds, 3),
             "best_step": best_step, "target_metric": metric, "held_out": metrics,
             "held_out_tokens": self._final_tokens, "sample": sample,
+            "memory": self.memory.record(),
         })  # fmt: skip
         self._event("finished", step=state.step, best_step=best_step, **{metric: metrics.get(metric)})
         return result
