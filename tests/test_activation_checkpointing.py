@@ -11,7 +11,6 @@ from steepest.data import Batch
 from steepest.errors import ConfigError
 from steepest.memory.activation_checkpointing import run_layers
 from steepest.objectives import NextToken
-from steepest.train import accumulate_gradient
 from test_reversible import (
     CONTEXT,
     VOCABULARY,
@@ -50,7 +49,7 @@ def test_accumulated_micro_batches_and_a_document_mask() -> None:
         objective.trunk.set_backward(recompute_blocks=blocks)
         assert objective.trunk.backward == ("recompute" if blocks else "store")
         torch.manual_seed(0)
-        accumulate_gradient(objective, batch, micro_batch=1)
+        objective.accumulate_gradient(batch, micro_batch=1)
         found.append(torch.cat([p.grad.flatten() for p in objective.parameters() if p.grad is not None]))
     torch.testing.assert_close(found[1], found[0], rtol=0, atol=0)
     torch.testing.assert_close(found[2], found[0], rtol=0, atol=0)

@@ -21,7 +21,7 @@ from steepest.memory.reversible import Grid, ReconstructionError, reversible
 from steepest.model import Transformer, TransformerConfig, VocabularyHead, generate
 from steepest.objectives import NextToken
 from steepest.optim import OptimConfig, build_optimizer
-from steepest.train import accumulate_gradient, train_step
+from steepest.train import train_step
 from steepest.train.spikes import SpikeGuard
 
 VOCABULARY, CONTEXT = 23, 12
@@ -97,7 +97,7 @@ def test_accumulated_micro_batches_and_a_document_mask() -> None:
             )
         objective.trunk.set_backward(backward)
         torch.manual_seed(0)
-        accumulate_gradient(objective, batch, micro_batch=1)
+        objective.accumulate_gradient(batch, micro_batch=1)
         found.append(torch.cat([p.grad.flatten() for p in objective.parameters() if p.grad is not None]))
     torch.testing.assert_close(*found, rtol=0, atol=0)
 

@@ -10,7 +10,7 @@ from steepest.data import IGNORE, Batch, TokenStore, evaluation_batches
 from steepest.model import Transformer, TransformerConfig
 from steepest.objectives import NextToken
 from steepest.optim import OptimConfig, build_optimizer
-from steepest.train import accumulate_gradient, evaluate, train_step
+from steepest.train import evaluate, train_step
 from steepest.train.spikes import SpikeGuard
 
 VOCABULARY = 17
@@ -44,7 +44,7 @@ def gradient(objective: NextToken) -> torch.Tensor:
 @pytest.mark.parametrize("micro_batch", [1, 2, 3, 100])
 def test_accumulated_gradient_is_that_of_the_mean_over_all_targets(micro_batch: int) -> None:
     batch, objective, plain = make_batch(), make_objective(), make_objective()
-    loss = accumulate_gradient(objective, batch, micro_batch=micro_batch)
+    loss = objective.accumulate_gradient(batch, micro_batch=micro_batch)
     logits = plain.head(plain.trunk(batch.ids_BT, plain=True)).flatten(0, 1)
     truth = torch.nn.functional.cross_entropy(logits, batch.targets_BT.flatten(), ignore_index=IGNORE)
     truth.backward()

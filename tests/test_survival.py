@@ -147,6 +147,7 @@ def test_rewind_under_a_new_name_leaves_the_old_run_alone(text_file: Path, tmp_p
     fork = api.rewind("a", to=8, overrides=["optim.weight_decay=0.0"], new_name="b", runs=tmp_path / "runs",
                       cache=tmp_path / "cache")  # fmt: skip
     assert isinstance(fork, api.TrainedRun) and fork.folder.name == "b"
+    assert fork.step == fork.result.best_step > 8  # type: ignore[union-attr]
     assert losses(fork.folder)[:8] == losses(run)[:8] and len(losses(fork.folder)) == 24
     assert files == {p: p.read_bytes() for p in run.path.rglob("*") if p.is_file()}
 

@@ -18,9 +18,10 @@ import torch
 
 from steepest.checkpoint import list_checkpoints, load_checkpoint, newest_whole
 from steepest.config import build, dump_toml, load_toml, override, parse_count, parse_duration
-from steepest.data import Corpus, default_cache, evaluation_batches, open_corpus, prepare_corpus
+from steepest.data import default_cache
 from steepest.data.builtin import BUILTIN
-from steepest.errors import CheckpointError, DataError
+from steepest.data.examples import Examples
+from steepest.errors import CheckpointError, ConfigError
 from steepest.model import Transformer
 from steepest.model.generate import generate
 from steepest.objectives import NextToken, Objective
@@ -28,6 +29,7 @@ from steepest.planning import choose, limit_vocabulary
 from steepest.runs import FORMAT, RunFolder, check_new_name, create_run, open_run, write_atomically
 from steepest.tokenizer import Tokenizer
 from steepest.train.evaluate import evaluate
+from steepest.train.kinds import Kind, kind_of
 from steepest.train.run import Listener, RunConfig, compose
 from steepest.train.session import Result, Session
 from steepest.train.state import TrainState
@@ -51,10 +53,20 @@ class TrainedRun:
 
     folder: RunFolder
     config: RunConfig
-    tokenizer: Tokenizer
+    kind: Kind
     objective: Objective
     step: int
     result: Result | None = None
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The run's tokenizer; a table has none."""
+        tokenizer = getattr(self.kind, "tokenizer", None)
+        if not isinstance(tokenizer, Tokenizer):
+            raise ConfigError(
+                f"run {self.folder.name} has no tokenizer: its objective is {self.config.objective.kind}"
+            )
+        return tokenizer
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -89,7 +101,11 @@ class TrainedRun:
         seed: int = 0,
     ) -> Iterator[str]:
         """Like ``generate``, but piece by piece, as soon as a piece is whole UTF-8."""
-        assert isinstance(self.objective, NextToken)
+        if not isinstance(self.objective, NextToken):
+            raise ConfigError(
+                f"run {self.folder.name} does not write text: its objective is {self.config.objective.kind}, "
+                "generate needs next-token"
+            )
         self.objective.eval()
         ids = [self.tokenizer.end_of_text, *self.tokenizer.encode(prompt).tolist()]
         tokens = generate(
@@ -108,15 +124,13 @@ class TrainedRun:
     def evaluate(
         self, sources: Sequence[str] = (), *, cache: Path | None = None, listen: Listener = _silent
     ) -> dict[str, float]:
-        """Loss, bits per byte, perplexity and accuracy on the run's held-out text, or on other data, whole."""
+        """Metrics on what the run held out, or on other data, whole."""
+        place = _cache(cache)
         if sources:
-            tokenizer = self.config.tokenizer.replace(kind=str(self.folder.tokenizer), vocab_size="auto")
-            data = self.config.data.replace(sources=[str(source) for source in sources], validation=0.0)
-            corpus = _prepare(self.config.replace(data=data, tokenizer=tokenizer), cache, listen)
+            batches = self.kind.batches_of([str(source) for source in sources], self.config, place, listen)
         else:
-            corpus = _corpus_of(self.folder, self.config, cache, listen)
-        store = corpus.train if sources else corpus.validation
-        batches = evaluation_batches(store, context=self.config.model.context, batch=32)
+            examples = self.kind.examples(self.folder, self.config, place, listen)
+            batches = examples.held_out_batches(self.config.batches, context=self.config.model.context)
         return evaluate(self.objective, batches)
 
 
@@ -169,27 +183,18 @@ def train(
         values["train"] = {**others, **{key: value for key, value in budget.items() if value is not None}}
     values["train"] = {**values.get("train", {}), **({} if memory is None else {"memory": memory})}
     given = limit_vocabulary(build(RunConfig, override(values, overrides)))
-    cache_path = Path(cache) if cache else default_cache()
-    corpus = prepare_corpus(
-        given.data,
-        given.tokenizer,
-        cache_path,
-        progress=lambda stage, done, total: listen(
-            "progress", {"stage": stage, "done": done, "total": total}
-        ),
-    )
-    tokenizer = Tokenizer.load(corpus.tokenizer)
-    listen("data", {"corpus": corpus, "tokenizer": tokenizer})
-    resolved, plan = choose(given, corpus, tokenizer, started=began, listen=listen)
-    state = compose(resolved, corpus, tokenizer)
+    kind, given, examples = kind_of(given).prepare(given, _cache(cache), listen)
+    resolved, plan = choose(given, examples, kind, started=began, listen=listen)
+    state = compose(resolved, examples, kind.objective)
     folder = create_run(runs, name)
     write_atomically(folder.config, dump_toml(resolved, header={"format": FORMAT}))
-    tokenizer.save(folder.tokenizer)
-    folder.write_json(folder.plan, {**plan, "corpus": str(corpus.path.absolute())})
+    kind.save(folder)
+    folder.write_json(folder.plan, {**plan, "examples": str(examples.path.absolute())})
     listen("run", {"folder": folder, "config": resolved, "plan": plan})
-    session = Session(resolved, folder, state, corpus, tokenizer, started=began, listen=listen)
+    session = Session(resolved, folder, state, examples, kind, started=began, listen=listen)
     with folder.lock():
-        return TrainedRun(folder, resolved, tokenizer, state.objective, state.step, session.run())
+        result = session.run()
+    return TrainedRun(folder, resolved, kind, state.objective, result.best_step, result)
 
 
 def resume(
@@ -247,6 +252,7 @@ def rewind(
             _abandon_after(folder, step)
         else:
             _copy(folder, checkpoint, target)
+            parts.kind.save(target)
         write_atomically(target.config, dump_toml(config, header={"format": FORMAT}))
         target.append_event("rewound", asked=to, to=step, changes=list(overrides), origin=folder.name)
         listen("rewound", {"folder": target, "to": step, "asked": to})
@@ -257,13 +263,13 @@ def load(run: str | Path, *, runs: Path | str = RUNS, step: int | None = None) -
     """Open a run for use: its best checkpoint by target metric, or the one at ``step``."""
     folder = open_run(run, Path(runs))
     config = load_run_config(folder)
-    tokenizer = Tokenizer.load(folder.tokenizer)
+    kind = kind_of(config).open(folder, config)
     path = _checkpoint_at(folder, step, exactly=True) if step is not None else _best_checkpoint(folder)
     tensors, record = load_checkpoint(path)
-    objective = NextToken(Transformer(config.model), tokenizer.token_bytes(), config.objective)
+    objective = kind.objective(config, Transformer(config.model))
     objective.load_state_dict(tensors["model"])
     objective.eval()
-    return TrainedRun(folder, config, tokenizer, objective, int(record["step"]))
+    return TrainedRun(folder, config, kind, objective, int(record["step"]))
 
 
 def load_run_config(folder: RunFolder) -> RunConfig:
@@ -280,8 +286,8 @@ class _Parts:
     """What a session needs besides folder and config."""
 
     state: TrainState
-    corpus: Corpus
-    tokenizer: Tokenizer
+    examples: Examples
+    kind: Kind
 
 
 def _restore(
@@ -289,29 +295,24 @@ def _restore(
 ) -> _Parts:
     """Compose a run and put a checkpoint back; nothing is written to the run folder."""
     tensors, record = load_checkpoint(checkpoint)
-    tokenizer = Tokenizer.load(folder.tokenizer)
-    corpus = _corpus_of(folder, config, cache, listen)
-    if Tokenizer.load(corpus.tokenizer).fingerprint != tokenizer.fingerprint:
-        raise DataError(
-            f"the data of run {folder.name} has changed since it began: a tokenizer made from it now differs; "
-            "put the old data back, or start a new run"
-        )
-    state = compose(config, corpus, tokenizer)
+    kind = kind_of(config).open(folder, config)
+    examples = kind.examples(folder, config, _cache(cache), listen)
+    state = compose(config, examples, kind.objective)
     state.restore(tensors, record, _lost_decisions(folder, int(record["step"])))
-    return _Parts(state, corpus, tokenizer)
+    return _Parts(state, examples, kind)
 
 
 def _go_on(
     folder: RunFolder, config: RunConfig, parts: _Parts, *, listen: Listener, began: float
 ) -> TrainedRun:
     """Train on from where the parts stand; metric lines beyond that are made again."""
-    state, corpus, tokenizer = parts.state, parts.corpus, parts.tokenizer
+    state, kind = parts.state, parts.kind
     folder.truncate_metrics(state.step)
-    listen("data", {"corpus": corpus, "tokenizer": tokenizer})
     plan = json.loads(folder.plan.read_text(encoding="utf-8"))
     listen("run", {"folder": folder, "config": config, "plan": plan, "resumed_at": state.step})
-    session = Session(config, folder, state, corpus, tokenizer, started=began, listen=listen)
-    return TrainedRun(folder, config, tokenizer, state.objective, state.step, session.run())
+    session = Session(config, folder, state, parts.examples, kind, started=began, listen=listen)
+    result = session.run()
+    return TrainedRun(folder, config, kind, state.objective, result.best_step, result)
 
 
 def _lost_decisions(folder: RunFolder, step: int) -> list[dict[str, Any]]:
@@ -332,23 +333,8 @@ def _absolute(source: str) -> str:
     return str(Path(source).absolute())
 
 
-def _corpus_of(folder: RunFolder, config: RunConfig, cache: Path | str | None, listen: Listener) -> Corpus:
-    """A run's own encoded text; standard input cannot be read twice, so there it is what was kept of it."""
-    if "-" in config.data.sources:
-        return open_corpus(Path(json.loads(folder.plan.read_text(encoding="utf-8"))["corpus"]))
-    return _prepare(config, cache, listen)
-
-
-def _prepare(config: RunConfig, cache: Path | str | None, listen: Listener) -> Corpus:
-    """The encoded text a config names; tokenized now, or found as it was left."""
-    return prepare_corpus(
-        config.data,
-        config.tokenizer,
-        Path(cache) if cache else default_cache(),
-        progress=lambda stage, done, total: listen(
-            "progress", {"stage": stage, "done": done, "total": total}
-        ),
-    )
+def _cache(cache: Path | str | None) -> Path:
+    return Path(cache) if cache else default_cache()
 
 
 def _checkpoint_at(folder: RunFolder, step: int, *, exactly: bool = False) -> Path:
@@ -374,7 +360,7 @@ def _best_checkpoint(folder: RunFolder) -> Path:
 def _copy(folder: RunFolder, checkpoint: Path, new: RunFolder) -> None:
     """Begin a new run from another's checkpoint."""
     shutil.copytree(checkpoint, new.checkpoints / checkpoint.name)
-    for name in ("tokenizer.json", "plan.json", "metrics.jsonl", "events.jsonl"):
+    for name in ("plan.json", "metrics.jsonl", "events.jsonl"):
         if (folder.path / name).exists():
             shutil.copy2(folder.path / name, new.path / name)
 

@@ -162,7 +162,7 @@ class Display:
         where = f"step {to:,}" + ("" if to == asked else f" (the newest checkpoint at or before {asked:,})")
         self.line("rewound", f"{folder.name} to {where}")
 
-    def _on_sampling(self) -> None:
+    def _on_concluding(self) -> None:
         self.close()
 
 

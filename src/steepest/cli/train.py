@@ -25,6 +25,13 @@ def train(
             help='Files, folders, globs, "-", "hf:NAME", "python-docs" or "python-stdlib".  [default: python-docs]'
         ),
     ] = None,
+    more_data: Annotated[
+        list[str] | None, typer.Option("--data", help="The same as DATA; repeatable.")
+    ] = None,
+    objective: Annotated[str | None, typer.Option(help="What to learn.  [default: next-token]")] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="The figure to be judged by.  [default: by the objective]")
+    ] = None,
     time: Annotated[
         str | None, typer.Option(help='Wall clock for the whole command: "90s", "10m", "2h".')
     ] = None,
@@ -73,6 +80,8 @@ def train(
     from steepest.config import parse_count
 
     options = {
+        "objective.kind": objective,
+        "objective.metric": metric,
         "data.text_column": text_column,
         "tokenizer.kind": tokenizer,
         "tokenizer.vocab_size": None
@@ -94,6 +103,7 @@ def train(
     with _display() as display:
         run = api.train(
             *(data or []),
+            *(more_data or []),
             time=time,
             steps=steps,
             tokens=tokens,
@@ -184,20 +194,26 @@ def _conclude(run: Any, runs: Path) -> None:
     if not result.finished:
         print(f"stopped at step {result.step:,}, saved; go on with: {_command('resume', name, runs)}")
         raise typer.Exit(128 + (result.signal or 2))
-    metrics = result.metrics
     chosen = (
         ""
         if result.best_step == result.step
         else f" (weights of step {result.best_step:,}, the best held-out)"
     )
+    metrics, metric = result.metrics, run.objective.metric
     print(
-        f"{'reached':<10}{metrics['bits_per_byte']:.4f} bits per byte at {duration(result.seconds)} on "
-        f"{in_count(result.evaluated_tokens)} held-out tokens{chosen}\n"
-        f"{'':<10}loss {metrics['loss']:.4f} nats per token, perplexity {metrics['perplexity']:.2f}, "
-        f"top-1 accuracy {metrics['accuracy']:.1%}, {in_count(result.tokens)} tokens in {result.step:,} steps"
+        f"{'reached':<10}{metrics[metric]:.4f} {metric.replace('_', ' ')} at {duration(result.seconds)} on "
+        f"{in_count(result.evaluated_tokens)} held-out tokens{chosen}"
     )
-    if result.sample:
-        print("\nwritten by the model:\n\n    " + result.sample.strip("\n").replace("\n", "\n    "))
+    if metric == "bits_per_byte":
+        print(
+            f"{'':<10}loss {metrics['loss']:.4f} nats per token, perplexity {metrics['perplexity']:.2f}, "
+            f"top-1 accuracy {metrics['accuracy']:.1%}, {in_count(result.tokens)} tokens in {result.step:,} steps"
+        )
+    else:
+        others = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if name != metric)
+        print(f"{'':<10}{others}, {in_count(result.tokens)} tokens in {result.step:,} steps")
+    if sample := result.conclusion.get("sample"):
+        print("\nwritten by the model:\n\n    " + sample.strip("\n").replace("\n", "\n    "))
     print(
         f"\ngo on with\n"
         f'    {_command("generate", name, runs)} --prompt "..."\n'

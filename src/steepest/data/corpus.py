@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,9 +39,13 @@ from steepest.data.store import TokenStore, open_store, sync, write_store
 from steepest.errors import DataError, StorageError
 from steepest.tokenizer import Tokenizer, TokenizerConfig, make_tokenizer
 
+if TYPE_CHECKING:
+    from steepest.data.batches import Batch, Batches, BatchesConfig
+
 Progress = Callable[[str, int, int], None]
 
 _FORMAT = 1
+EVALUATION_ROWS = 32  # sequences of a held-out batch
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,39 @@ class Corpus:
     @property
     def n_tokens(self) -> int:
         """Tokens of both parts."""
-        return len(self.train.tokens) + len(self.validation.tokens)
+        return self.train_tokens + self.held_out_tokens
+
+    @property
+    def train_tokens(self) -> int:
+        """Tokens to learn from."""
+        return len(self.train.tokens)
+
+    @property
+    def held_out_tokens(self) -> int:
+        """Tokens to be judged on."""
+        return len(self.validation.tokens)
+
+    def train_batches(self, config: "BatchesConfig", *, context: int, rows: int) -> "Batches":
+        """The endless sequence of training batches."""
+        from steepest.data.batches import Batches  # needs torch, which reading and encoding do not
+
+        return Batches(
+            self.train, context=context, batch=rows, seed=config.seed, document_mask=config.document_mask
+        )
+
+    def held_out_batches(
+        self, config: "BatchesConfig", *, context: int, tokens: int | None = None
+    ) -> "Iterator[Batch]":
+        """The held-out text, every token predicted once; or about ``tokens`` of them."""
+        from steepest.data.batches import evaluation_batches
+
+        return evaluation_batches(
+            self.validation,
+            context=context,
+            batch=EVALUATION_ROWS,
+            max_tokens=tokens,
+            document_mask=config.document_mask,
+        )
 
     @property
     def bytes_per_token(self) -> float:

@@ -117,7 +117,7 @@ def predict(step: Callable[..., Any], *arguments: Any, rounding: int = ROUNDING[
     """
     began = time.perf_counter()
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        arguments = _faked(mode, arguments)
+        arguments = faked(mode, arguments)
         with Tracker():  # the first call makes the optimiser's state
             step(*arguments)
         observed = observe(step, arguments, rounding=rounding)
@@ -151,6 +151,19 @@ def observe(
         tracker.peaks, steady, held, tracker.climbs, dict(tracker.flops), dict(tracker.traffic),
         dict(tracker.operations), tracker.timeline,
     )  # fmt: skip
+
+
+def bytes_by_kind(arguments: Sequence[Any], *, rounding: int = 1) -> dict[Kind, int]:
+    """Bytes of all tensors that objects hold.
+
+    >>> model = nn.Linear(10, 10)
+    >>> bytes_by_kind((model, torch.optim.SGD(model.parameters()), torch.zeros(4)))
+    {'weights': 440, 'optimiser': 0, 'gradients': 0, 'batch': 16, 'activations': 0}
+    """
+    tracker = Tracker(rounding)
+    for kind, tensor in _tensors(arguments, set(), []):
+        tracker.add(tensor, kind)
+    return dict(tracker.live)
 
 
 def summarise(observed: Observation, *, seconds: float = 0.0) -> Prediction:
@@ -308,13 +321,28 @@ def _parts(thing: Any) -> Sequence[Any]:
     return list(vars(thing).values()) if hasattr(thing, "__dict__") and not callable(thing) else []
 
 
-def _faked(mode: FakeTensorMode, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Copies of the arguments in which every tensor is fake, shared ones still shared."""
+def faked(
+    mode: FakeTensorMode, arguments: tuple[Any, ...], device: torch.device | None = None
+) -> tuple[Any, ...]:
+    """Copies of the arguments in which every tensor is fake, shared ones still shared.
+
+    Args:
+        device: where they seem to be; where they are if ``None``.
+    """
     memo: dict[int, Any] = {}
+    storages: dict[tuple[int, torch.dtype], Tensor] = {}
     for _, tensor in _tensors(arguments, set(), []):
-        fake = mode.from_tensor(tensor.detach()).requires_grad_(tensor.requires_grad)
+        key = tensor.untyped_storage()._cdata, tensor.dtype
+        if key not in storages:  # all of it, of which this may be a part
+            count = tensor.untyped_storage().nbytes() // tensor.element_size()
+            flat = mode.from_tensor(tensor.detach().as_strided((count,), (1,), 0))
+            storages[key] = flat.to(device or tensor.device)
+        fake = storages[key].as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
         if isinstance(tensor, nn.Parameter):
-            fake = nn.Parameter(fake.detach(), tensor.requires_grad)
-        memo[id(tensor)] = fake
+            fake = nn.Parameter(fake, tensor.requires_grad)
+        memo[id(tensor)] = fake.requires_grad_(tensor.requires_grad)
+    for _, tensor in _tensors(arguments, set(), []):
+        if tensor.is_leaf and tensor.grad is not None:
+            memo[id(tensor)].grad = memo[id(tensor.grad)]
     copied: tuple[Any, ...] = copy.deepcopy(arguments, memo)
     return copied

@@ -3,4 +3,6 @@
 from steepest.objectives.base import Objective
 from steepest.objectives.next_token import NextToken, NextTokenConfig
 
-__all__ = ["NextToken", "NextTokenConfig", "Objective"]
+ObjectiveConfig = NextTokenConfig
+
+__all__ = ["NextToken", "NextTokenConfig", "Objective", "ObjectiveConfig"]

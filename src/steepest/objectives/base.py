@@ -5,12 +5,13 @@ gradient is followed; ``metric`` names the figure that picks the best checkpoint
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from steepest.data.batches import Batch
+from steepest.data.examples import AnyBatch
 from steepest.model import Transformer
 
 
@@ -19,28 +20,51 @@ class Objective(nn.Module):
 
     Sums rather than means are returned, so that micro-batches, ranks and evaluation windows of unequal
     length add up exactly; whoever adds them divides once.
+
+    Attributes:
+        metric: the target metric's name, a key of what ``metrics`` returns.
+        lower_is_better: whether a smaller target metric is a better one.
     """
 
-    metric: ClassVar[str]  # the target metric's name, a key of what ``metrics`` returns
-    lower_is_better: ClassVar[bool]
+    metric: str
+    lower_is_better: bool
 
     trunk: Transformer
 
     @abstractmethod
-    def loss(self, batch: Batch) -> Tensor:
+    def loss(self, batch: Any) -> Tensor:
         """Sum of the loss over the batch's counted targets (a scalar, in nats)."""
 
     @abstractmethod
-    def measure(self, batch: Batch) -> dict[str, float]:
-        """Sums from which ``metrics`` are made, without gradients; the sums of batches may be added."""
+    def measure(self, batch: Any) -> Any:
+        """What ``metrics`` needs of one held-out batch, without gradients: sums, or predictions beside truths."""
 
     @abstractmethod
-    def metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
-        """Turn added-up sums into named metrics."""
+    def metrics(self, parts: Sequence[Any]) -> dict[str, float]:
+        """Named metrics, from what ``measure`` gave for every held-out batch."""
 
     @abstractmethod
     def roles(self) -> dict[str, str]:
         """Role of every parameter by name: "embedding", "head", "matrix" or "vector"."""
+
+    def accumulate_gradient(
+        self, batch: AnyBatch, *, micro_batch: int, autocast: torch.dtype | None = None
+    ) -> Tensor:
+        """Add the gradient of the mean loss over the whole batch to ``.grad``; return that mean.
+
+            g = (1 / n) sum over micro-batches of d(loss sum)/dw,     n = counted targets of the whole batch
+
+        Args:
+            micro_batch: rows whose activations are held at once.
+            autocast: dtype of the matrix products; none: float32.
+        """
+        total = torch.zeros((), dtype=torch.float64, device=batch.ids_BT.device)
+        for part in batch.split(micro_batch):
+            with torch.autocast(batch.ids_BT.device.type, dtype=autocast, enabled=autocast is not None):
+                loss = self.loss(part) / max(batch.n_targets, 1)
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        return total
 
     def splits(self) -> dict[str, tuple[int, ...]]:
         """Matrices that hold several stacked ones, with their row counts (Muon treats each part by itself)."""

@@ -11,8 +11,9 @@ Source: C. E. Shannon, "Prediction and Entropy of Printed English", 1951.
 """
 
 import math
-from collections.abc import Mapping
-from typing import ClassVar
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -29,6 +30,8 @@ from steepest.objectives.base import Objective
 class NextTokenConfig(RoomConfig):
     """What next-token prediction can be told."""
 
+    kind: Literal["next-token"] = "next-token"
+
     z_loss: float = Field(0.0, ge=0, description="weight of the squared log-partition (keeps logits bounded)")
 
 
@@ -41,8 +44,8 @@ class NextToken(Objective):
         config: see ``NextTokenConfig``.
     """
 
-    metric: ClassVar[str] = "bits_per_byte"
-    lower_is_better: ClassVar[bool] = True
+    metric = "bits_per_byte"
+    lower_is_better = True
 
     token_bytes_V: Tensor
 
@@ -84,8 +87,12 @@ class NextToken(Objective):
             "bytes": float(self.token_bytes_V[targets_N[counted_N]].sum().item()),
         }
 
-    def metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
+    def metrics(self, parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
         """Loss (nats per token), bits per byte, perplexity and top-1 accuracy."""
+        sums: Counter[str] = Counter()
+        for part in parts:
+            for name, value in part.items():
+                sums[name] += value  # type: ignore[assignment]
         loss = sums["nats"] / max(sums["targets"], 1)
         return {
             "loss": loss,

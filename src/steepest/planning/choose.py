@@ -15,21 +15,15 @@ from typing import Any
 
 import torch
 
-from steepest.data import Corpus
+from steepest.data.examples import Examples
 from steepest.errors import ConfigError
 from steepest.model import TransformerConfig
 from steepest.model.size import flops_per_token, n_matrix_parameters, n_parameters
 from steepest.optim import default_lr
 from steepest.planning.measure import StepProbe, interpolate_speed, matrix_product_flops
-from steepest.tokenizer import Tokenizer
-from steepest.train.run import (
-    Listener,
-    RunConfig,
-    resolve_autocast,
-    resolve_device,
-    sequences_per_step,
-    total_steps,
-)
+from steepest.train.footprint import subject_of
+from steepest.train.kinds import Kind
+from steepest.train.run import Listener, RunConfig, resolve_autocast, resolve_device, total_steps
 from steepest.train.speed import fastest_threads, seconds_of, thread_candidates, usable_cores
 from steepest.train.split import fit
 
@@ -57,7 +51,7 @@ PROBED = (
 
 
 def choose(
-    given: RunConfig, corpus: Corpus, tokenizer: Tokenizer, *, started: float, listen: Listener
+    given: RunConfig, examples: Examples, kind: Kind, *, started: float, listen: Listener
 ) -> tuple[RunConfig, dict[str, Any]]:
     """Resolve every choice the user left open; returns the whole config and a record of what was measured.
 
@@ -70,8 +64,7 @@ def choose(
     if device.type == "cpu":
         torch.set_num_threads(threads)
     seconds = None if given.train.time is None else given.train.time - (time.monotonic() - started)
-    fixed: dict[str, Any] = {"vocab_size": tokenizer.vocab_size, "context": default_context(tokenizer)}
-    fixed |= given.model.model_dump(exclude_unset=True)
+    fixed: dict[str, Any] = kind.shape(given) | given.model.model_dump(exclude_unset=True)
     record: dict[str, Any] = {}
     if seconds is not None and seconds < LEAST_SECONDS:
         raise ConfigError(
@@ -88,7 +81,7 @@ def choose(
             "machine",
             {"threads": threads, "flops": record["flops"], "device": device.type, "dtype": given.train.dtype},
         )
-        model, expected = _by_time(given, fixed, device, started, len(corpus.train.tokens), record)
+        model, expected = _by_time(given, fixed, device, started, examples.train_tokens, record)
     batch_tokens = given.batches.batch_tokens or default_batch_tokens(model.context, expected)
     optim = given.optim
     if optim.lr is None:
@@ -106,14 +99,15 @@ def choose(
             expected_tokens=expected,
         ),
     )
-    stored = corpus.train.tokens.nbytes + corpus.validation.tokens.nbytes
     config, fitted = fit(
         config,
-        preferred=_micro_batch(batch_tokens, model.context, device) or sequences_per_step(config),
-        corpus_bytes=stored,
+        preferred=_micro_batch(batch_tokens, model.context, device),
+        subject=subject_of(config, examples, kind.objective),
+        corpus_bytes=(2 if model.vocab_size <= 2**16 else 4)
+        * (examples.train_tokens + examples.held_out_tokens),
     )
     record["memory"] = fitted.record()
-    n_sequences = max(1, (len(corpus.train.tokens) - 1) // model.context)
+    n_sequences = max(1, (examples.train_tokens - 1) // model.context)
     tokens = (
         expected
         or total_steps(config, n_sequences) * max(1, round(batch_tokens / model.context)) * model.context
@@ -124,7 +118,7 @@ def choose(
         "flops_per_token": flops_per_token(model),
         "tokens": tokens,
         "steps": max(1, tokens // batch_tokens),
-        "epochs": tokens / max(1, len(corpus.train.tokens)),
+        "epochs": tokens / max(1, examples.train_tokens),
     }
     return config, record
 
@@ -137,11 +131,6 @@ def limit_vocabulary(given: RunConfig) -> RunConfig:
     if "vocab_limit" in tokenizer.model_fields_set or tokenizer.vocab_size != "auto":
         return given
     return given.replace(tokenizer=tokenizer.replace(vocab_limit=4096))
-
-
-def default_context(tokenizer: Tokenizer) -> int:
-    """Tokens a sequence: 256 of anything."""
-    return 256
 
 
 def _by_time(

@@ -4,6 +4,7 @@ run       RunConfig -> parts            step      micro-batches -> gradient -> u
 session   one command's work            spikes    steps that would do harm are skipped
 loop      step after step               deadline  the schedule that ends on time
 evaluate  held-out metrics              state     what a checkpoint remembers
+kinds     what differs between objectives
 """
 
 from steepest.train.evaluate import evaluate
@@ -11,7 +12,7 @@ from steepest.train.loop import run_loop
 from steepest.train.run import RunConfig, TrainConfig, compose
 from steepest.train.session import Result, Session
 from steepest.train.state import TrainState
-from steepest.train.step import accumulate_gradient, train_step
+from steepest.train.step import train_step
 
 __all__ = [
     "Result",
@@ -19,7 +20,6 @@ __all__ = [
     "Session",
     "TrainConfig",
     "TrainState",
-    "accumulate_gradient",
     "compose",
     "evaluate",
     "run_loop",

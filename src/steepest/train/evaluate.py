@@ -1,29 +1,36 @@
-"""Held-out evaluation: every held-out token predicted once, sums added up, divided once."""
+"""Held-out evaluation: every held-out batch measured once, the metrics made of all of them together."""
 
-from collections import Counter
 from collections.abc import Iterable
 
 import torch
 
-from steepest.data.batches import Batch
+from steepest.data.examples import AnyBatch
 from steepest.objectives import Objective
 
 
 def evaluate(
-    objective: Objective, batches: Iterable[Batch], *, autocast: torch.dtype | None = None
+    objective: Objective,
+    batches: Iterable[AnyBatch],
+    *,
+    autocast: torch.dtype | None = None,
+    rows: int | None = None,
 ) -> dict[str, float]:
-    """Metrics of an objective over batches; the mode (train or eval) of the modules is put back."""
+    """Metrics of an objective over batches; the mode (train or eval) of the modules is put back.
+
+    Args:
+        rows: of a batch, measured at once; all of them if ``None``.
+    """
     was_training = objective.training
     objective.eval()
     device = next(objective.parameters()).device
-    sums: Counter[str] = Counter()
+    parts = []
     try:
         # Eager, also where training is compiled: other shapes would be compiled for half a minute each.
         with torch.compiler.set_stance("force_eager"):
             for batch in batches:
-                with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-                    for name, value in objective.measure(batch.to(device)).items():
-                        sums[name] += value  # type: ignore[assignment]
+                for part in [batch] if rows is None else batch.split(rows):
+                    with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+                        parts.append(objective.measure(part.to(device)))
     finally:
         objective.train(was_training)
-    return objective.metrics(sums)
+    return objective.metrics(parts)

@@ -14,6 +14,7 @@ from steepest.memory.choose import CUDA, KEPT, RETURNED, Holding, Split, refit
 from steepest.memory.measure import peak, reset_peak
 from steepest.objectives import Objective
 from steepest.runs import FORMAT, RunFolder, write_atomically
+from steepest.train.footprint import Subject
 from steepest.train.loop import Record
 from steepest.train.run import RunConfig, resolve_device, sequences_per_step
 from steepest.train.split import fit, hold_as
@@ -26,13 +27,20 @@ class MemoryWatch:
     """A hook of the loop; ``micro_batch`` is the split that holds now.
 
     Args:
+        subject: what the split is chosen for, if it must be chosen anew.
         event: called with an event's name and fields.
     """
 
     def __init__(
-        self, config: RunConfig, folder: RunFolder, objective: Objective, event: Callable[..., None]
+        self,
+        config: RunConfig,
+        folder: RunFolder,
+        objective: Objective,
+        subject: Subject,
+        event: Callable[..., None],
     ) -> None:
-        self.config, self.folder, self.objective, self._event = config, folder, objective, event
+        self.config, self.folder, self.objective = config, folder, objective
+        self.subject, self._event = subject, event
         self.device = resolve_device(config.train.device)
         self.micro_batch = config.train.micro_batch or sequences_per_step(config)
         self._plan: dict[str, Any] = _read(folder).get("memory", {})
@@ -71,7 +79,11 @@ class MemoryWatch:
         open_config = self.config.replace(train=train)
         try:
             config, fitted = fit(
-                open_config, preferred=self.micro_batch, holdings=[holding], before=plan["before"]
+                open_config,
+                preferred=self.micro_batch,
+                subject=self.subject,
+                holdings=[holding],
+                before=plan["before"],
             )
         except ConfigError as error:
             self._event("memory over its limit", step=step, measured=taken, reason=str(error))

@@ -14,12 +14,13 @@ import torch
 from pydantic import Field, field_validator, model_validator
 
 from steepest.config import RoomConfig, parse_bytes
-from steepest.data import Batches, BatchesConfig, Corpus, DataConfig
+from steepest.data import BatchesConfig, DataConfig
+from steepest.data.examples import Examples, TrainBatches
 from steepest.errors import ConfigError
 from steepest.model import Transformer, TransformerConfig
-from steepest.objectives import NextToken, NextTokenConfig
+from steepest.objectives import NextTokenConfig, Objective, ObjectiveConfig
 from steepest.optim import OptimConfig, build_optimizer
-from steepest.tokenizer import Tokenizer, TokenizerConfig
+from steepest.tokenizer import TokenizerConfig
 from steepest.train.deadline import DeadlineController, StepSchedule
 from steepest.train.spikes import SpikeGuard
 from steepest.train.state import TrainState
@@ -91,7 +92,7 @@ class TrainConfig(RoomConfig):
 class RunConfig(RoomConfig):
     """Everything that makes a run, one table per room; written to ``run.toml`` with all choices resolved."""
 
-    objective: NextTokenConfig = NextTokenConfig()
+    objective: ObjectiveConfig = NextTokenConfig()
     data: DataConfig = DataConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     model: TransformerConfig = TransformerConfig()
@@ -100,8 +101,14 @@ class RunConfig(RoomConfig):
     train: TrainConfig = TrainConfig()
 
 
-def compose(config: RunConfig, corpus: Corpus, tokenizer: Tokenizer) -> TrainState:
-    """Build every part of a run from its resolved config; nothing is written."""
+def compose(
+    config: RunConfig, examples: Examples, build_objective: Callable[[RunConfig, Transformer], Objective]
+) -> TrainState:
+    """Build every part of a run from its resolved config; nothing is written.
+
+    Args:
+        build_objective: puts the objective on a trunk (a kind of run knows how, see ``train/kinds.py``).
+    """
     device = resolve_device(config.train.device)
     trunk = Transformer(
         config.model,
@@ -109,15 +116,11 @@ def compose(config: RunConfig, corpus: Corpus, tokenizer: Tokenizer) -> TrainSta
         backward=config.train.backward,
         recompute_blocks=config.train.recompute_blocks,
     )
-    objective = NextToken(trunk, tokenizer.token_bytes(), config.objective).to(device)
+    objective = build_objective(config, trunk).to(device)
     if config.train.compile:
         trunk.compile_blocks()
-    batches = Batches(
-        corpus.train,
-        context=config.model.context,
-        batch=sequences_per_step(config),
-        seed=config.batches.seed,
-        document_mask=config.batches.document_mask,
+    batches = examples.train_batches(
+        config.batches, context=config.model.context, rows=sequences_per_step(config)
     )
     return TrainState(
         objective=objective,
@@ -155,7 +158,7 @@ def resolve_autocast(config: RunConfig, device: torch.device) -> torch.dtype | N
     return torch.bfloat16 if dtype == "bfloat16" else None
 
 
-def _schedule(config: RunConfig, batches: Batches) -> DeadlineController | StepSchedule:
+def _schedule(config: RunConfig, batches: TrainBatches) -> DeadlineController | StepSchedule:
     if config.train.time is not None:
         return DeadlineController(config.optim, seconds=config.train.time)
     return StepSchedule(config.optim, total_steps=total_steps(config, batches.n_sequences))

@@ -14,22 +14,19 @@ from typing import Any
 import torch
 
 from steepest.checkpoint import CheckpointWriter, load_checkpoint, prune
-from steepest.data import Corpus, evaluation_batches
+from steepest.data.examples import Examples
 from steepest.errors import CheckpointError, StorageError
-from steepest.model.generate import generate
-from steepest.objectives import NextToken
 from steepest.runs import RunFolder
-from steepest.tokenizer import Tokenizer
 from steepest.train.deadline import DeadlineController
 from steepest.train.evaluate import evaluate
+from steepest.train.footprint import subject_of
+from steepest.train.kinds import Kind
 from steepest.train.loop import Record, run_loop
 from steepest.train.memory_watch import MemoryWatch
 from steepest.train.metrics import MetricsLog
 from steepest.train.run import Listener, RunConfig, resolve_autocast, sequences_per_step
 from steepest.train.speed import fastest_threads
-from steepest.train.split import evaluation_rows
 from steepest.train.state import TrainState
-from steepest.train.step import accumulate_gradient
 
 EXIT_SECONDS = 0.5  # from the last line printed to the end of the process
 EVALUATION_SHARE = 0.003  # of the time budget, for each evaluation during the run
@@ -47,7 +44,7 @@ class Result:
     best_step: int
     metrics: dict[str, float]  # of the chosen weights, over the held-out text
     evaluated_tokens: int
-    sample: str
+    conclusion: dict[str, Any]  # what the kind of run says at the end, such as a sample
     signal: int | None = None
 
 
@@ -55,6 +52,7 @@ class Session:
     """Carries a composed run from where it stands to its end, or to an interruption.
 
     Args:
+        kind: what is particular to the objective: how it ends, what is said of it.
         started: ``time.monotonic()`` when the command began; the budget counts from there.
         listen: called with an event's name and fields; the command line prints them.
     """
@@ -64,21 +62,23 @@ class Session:
         config: RunConfig,
         folder: RunFolder,
         state: TrainState,
-        corpus: Corpus,
-        tokenizer: Tokenizer,
+        examples: Examples,
+        kind: Kind,
         *,
         started: float,
         listen: Listener = lambda name, fields: None,
     ) -> None:
         self.config, self.folder, self.state = config, folder, state
-        self.corpus, self.tokenizer, self.listen = corpus, tokenizer, listen
+        self.examples, self.kind, self.listen = examples, kind, listen
         self.objective = state.objective
         self.device = next(self.objective.parameters()).device
         self.autocast = resolve_autocast(config, self.device)
         self.started, self.before = started, state.seconds  # ``before``: wall clock of earlier sessions
         self.log = MetricsLog(folder)
         self.writer = CheckpointWriter(folder.checkpoints, after=self._prune)
-        self.memory = MemoryWatch(config, folder, state.objective, self._event)
+        self.memory = MemoryWatch(
+            config, folder, state.objective, subject_of(config, examples, kind.objective), self._event
+        )
         self.signal: int | None = None
         self._fresh = True
         self._saved_at = time.monotonic()
@@ -126,7 +126,7 @@ class Session:
             torch.set_num_threads(self.config.train.threads)
         schedule, state = self.state.schedule, self.state
         self._began, self._began_at = time.monotonic(), state.step / max(schedule.total_steps or 1, 1)
-        held_out = len(self.corpus.validation.tokens)
+        held_out = self.examples.held_out_tokens
         expected = schedule.total_steps or self._expected_steps()
         wanted = self.config.train.evaluate_tokens or max(
             4 * self.config.model.context, round(0.01 * expected * self._step_tokens())
@@ -161,7 +161,7 @@ class Session:
         """The gradient of one micro-batch, forgotten again."""
         micro_batch = self.memory.micro_batch
         part = self.state.batches.at(self.state.step).split(micro_batch)[0].to(self.device)
-        accumulate_gradient(self.objective, part, micro_batch=micro_batch, autocast=self.autocast)
+        self.objective.accumulate_gradient(part, micro_batch=micro_batch, autocast=self.autocast)
         self.state.optimizers.zero_grad()
 
     def _expected_steps(self) -> int:
@@ -239,11 +239,12 @@ class Session:
 
     def _measure(self, tokens: int, *, exact: bool = False) -> dict[str, float]:
         """Metrics on the first held-out tokens; ``exact`` in float32, whatever the training's dtype."""
-        batches = evaluation_batches(
-            self.corpus.validation, context=self.config.model.context, max_tokens=tokens,
-            batch=evaluation_rows(self.config), document_mask=self.config.batches.document_mask,
-        )  # fmt: skip
-        return evaluate(self.objective, batches, autocast=None if exact else self.autocast)
+        batches = self.examples.held_out_batches(
+            self.config.batches, context=self.config.model.context, tokens=tokens
+        )
+        # Fewer at once than usual where a limit was asked for, so that a training step stays the peak.
+        rows = None if self.config.train.memory is None else self.memory.micro_batch
+        return evaluate(self.objective, batches, autocast=None if exact else self.autocast, rows=rows)
 
     def _evaluate(self) -> None:
         """Evaluate on the first held-out tokens; log; keep a checkpoint of the best so far."""
@@ -284,25 +285,24 @@ class Session:
     def _interrupted(self) -> Result:
         self._event("interrupted", step=self.state.step, signal=self.signal)
         state = self.state
-        return Result(False, state.step, state.tokens, state.seconds, state.step, {}, 0, "", self.signal)
+        return Result(False, state.step, state.tokens, state.seconds, state.step, {}, 0, {}, self.signal)
 
     def _finish(self) -> Result:
-        """Choose the weights by the target metric, evaluate them over the held-out text, write a sample."""
+        """Choose the weights by the target metric, evaluate them over all that is held out, conclude."""
         state, metric = self.state, self.objective.metric
         self.writer.wait()
         best_step = int(state.best.get("step", state.step))
         if best_step != state.step:
             best_step = self._load_best(best_step)
         metrics = self._measure(self._final_tokens, exact=True) if self._final_tokens else {}
-        self.listen("sampling", {})
-        sample = self._sample()
+        self.listen("concluding", {})
+        conclusion = self.kind.conclude(self.objective, self.examples, self.config, self._out_of_time)
         result = Result(True, state.step, state.tokens, self.elapsed(), best_step, metrics,
-                        self._final_tokens, sample)  # fmt: skip
+                        self._final_tokens, conclusion)  # fmt: skip
         self.folder.write_json(self.folder.result, {
             "step": state.step, "tokens": state.tokens, "seconds": round(result.seconds, 3),
             "best_step": best_step, "target_metric": metric, "held_out": metrics,
-            "held_out_tokens": self._final_tokens, "sample": sample,
-            "memory": self.memory.record(),
+            "held_out_tokens": self._final_tokens, "memory": self.memory.record(), **conclusion,
         })  # fmt: skip
         self._event("finished", step=state.step, best_step=best_step, **{metric: metrics.get(metric)})
         return result
@@ -317,24 +317,9 @@ class Session:
         self.objective.load_state_dict(tensors["model"])
         return step
 
-    def _sample(self) -> str:
-        """Some text, written by the model from nothing but the end-of-text token."""
-        if not isinstance(self.objective, NextToken) or not self.config.train.sample_tokens:
-            return ""
-        self.objective.eval()
-        ids = generate(
-            self.objective.trunk, self.objective.head, [self.tokenizer.end_of_text],
-            max_tokens=self.config.train.sample_tokens, temperature=0.8, top_p=0.95,
-            generator=torch.Generator().manual_seed(self.config.train.seed), stop=(),
-        )  # fmt: skip
-        limit = None if self.config.train.time is None else self.config.train.time - EXIT_SECONDS
-        written: list[int] = []
-        with torch.compiler.set_stance("force_eager"):  # compiling for one token at a time would never pay
-            for token in ids:
-                written.append(token)
-                if limit is not None and self.elapsed() > limit:
-                    break
-        return self.tokenizer.decode([token for token in written if token != self.tokenizer.end_of_text])
+    def _out_of_time(self) -> bool:
+        limit = self.config.train.time
+        return limit is not None and self.elapsed() > limit - EXIT_SECONDS
 
     # -- events and signals ---------------------------------------------------------------------------
 

@@ -18,11 +18,10 @@ from steepest.memory.choose import CUDA, KEPT, RETURNED, SHOWN, Choice, Holding,
 from steepest.memory.measure import free, resident, return_pages
 from steepest.memory.predict import Prediction
 from steepest.model.transformer import Block, Transformer
-from steepest.train.footprint import predict_training
+from steepest.train.footprint import Subject, predict_training
 from steepest.train.run import RunConfig, resolve_autocast, resolve_device, sequences_per_step
 
 FREE_SHARE = 0.9  # of what is free, by default
-EVALUATED = 32  # sequences at once, in evaluations
 TIMED = 3  # times a block is timed
 
 
@@ -72,6 +71,7 @@ def fit(
     config: RunConfig,
     *,
     preferred: int,
+    subject: Subject | None = None,
     corpus_bytes: int = 0,
     holdings: Sequence[Holding] | None = None,
     before: int | None = None,
@@ -82,6 +82,7 @@ def fit(
 
     Args:
         preferred: the micro-batch that is best where memory does not matter.
+        subject: whose memory it is; next-token prediction if ``None``.
         corpus_bytes: of the encoded text, whose pages count as the process's own.
         holdings: instead of what the device offers.
         before: bytes beside the step; measured now if ``None``.
@@ -96,7 +97,7 @@ def fit(
 
     def predict(micro: int, k: int) -> Prediction:
         if (micro, k) not in known:
-            known[micro, k] = predict_training(config, micro_batch=micro, recompute_blocks=k)
+            known[micro, k] = predict_training(config, subject, micro_batch=micro, recompute_blocks=k)
         return known[micro, k]
 
     recompute = _recompute(config)
@@ -123,7 +124,8 @@ def fit(
             train=train.replace(backward=None, recompute_blocks=None),
         )
         needed = (
-            min(holding.bytes(predict_training(reversible, micro_batch=1)) for holding in holdings) + before
+            min(holding.bytes(predict_training(reversible, subject, micro_batch=1)) for holding in holdings)
+            + before
         )
         return f', or "--set model.coupling=reversible", another function, which needs {needed / 1e6:,.0f} MB'
 
@@ -145,12 +147,6 @@ def shown(fit: Fit) -> list[Split]:
     """The choice and a few that come next, first those that fit."""
     ranked = sorted(fit.choice.considered, key=lambda one: (one.taken > fit.limit, one.seconds))
     return ranked[:SHOWN]
-
-
-def evaluation_rows(config: RunConfig) -> int:
-    """Sequences evaluated at once: fewer than usual where a limit is set, so that training stays the peak."""
-    micro = config.train.micro_batch or sequences_per_step(config)
-    return EVALUATED if config.train.memory is None else min(EVALUATED, micro)
 
 
 def time_block(config: RunConfig, micro_batch: int) -> tuple[float, float]:

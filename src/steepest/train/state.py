@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from steepest.checkpoint import join_optimizer_state, random_state, set_random_state, split_optimizer_state
-from steepest.data.batches import Batches
+from steepest.data.examples import TrainBatches
 from steepest.errors import CheckpointError
 from steepest.objectives import Objective
 from steepest.optim import Optimizers
@@ -21,7 +21,7 @@ class TrainState:
 
     objective: Objective
     optimizers: Optimizers
-    batches: Batches
+    batches: TrainBatches
     schedule: Schedule
     guard: SpikeGuard
     step: int = 0

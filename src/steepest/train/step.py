@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from steepest.checkpoint import random_state, set_random_state
-from steepest.data.batches import Batch
+from steepest.data.examples import AnyBatch
 from steepest.memory.reversible import ReconstructionError
 from steepest.objectives import Objective
 from steepest.optim import Optimizers, clip_grad_norm_
@@ -31,7 +31,7 @@ class StepResult:
 
 def train_step(
     objective: Objective,
-    batch: Batch,
+    batch: AnyBatch,
     optimizers: Optimizers,
     guard: SpikeGuard,
     *,
@@ -58,22 +58,9 @@ def train_step(
     return StepResult(mean, length, verdict, batch.ids_BT.numel())
 
 
-def accumulate_gradient(
-    objective: Objective, batch: Batch, *, micro_batch: int, autocast: torch.dtype | None = None
-) -> Tensor:
-    """Add the gradient of the mean loss over the whole batch to ``.grad``; return that mean."""
-    total = torch.zeros((), dtype=torch.float64, device=batch.ids_BT.device)
-    for part in batch.split(micro_batch):
-        with torch.autocast(batch.ids_BT.device.type, dtype=autocast, enabled=autocast is not None):
-            loss = objective.loss(part) / max(batch.n_targets, 1)
-        loss.backward()  # type: ignore[no-untyped-call]
-        total += loss.detach()
-    return total
-
-
 def _whole_gradient(
     objective: Objective,
-    batch: Batch,
+    batch: AnyBatch,
     optimizers: Optimizers,
     *,
     micro_batch: int,
@@ -82,11 +69,11 @@ def _whole_gradient(
     """The step's gradient; made again on a coarser grid where reversible streams outgrew theirs."""
     grid = objective.trunk.grid
     if grid is None:
-        return accumulate_gradient(objective, batch, micro_batch=micro_batch, autocast=autocast)
+        return objective.accumulate_gradient(batch, micro_batch=micro_batch, autocast=autocast)
     while True:
         random = random_state()  # the same dropout the next time
         try:
-            return accumulate_gradient(objective, batch, micro_batch=micro_batch, autocast=autocast)
+            return objective.accumulate_gradient(batch, micro_batch=micro_batch, autocast=autocast)
         except ReconstructionError:
             grid.coarsen()
             optimizers.zero_grad()

@@ -1,0 +1,171 @@
+"""Kinds of runs: what differs between objectives, and nothing else.
+
+A kind knows four things: how its examples are prepared and found again, how its objective is put on a trunk,
+what it keeps in the run folder beside the weights, and what is said at the end. The loop, the session, the
+deadline, checkpoints, resuming and rewinding are the same for all. A new kind is a class here or in a file of
+its own, named in ``KINDS``.
+"""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from steepest.data import Corpus, evaluation_batches, open_corpus, prepare_corpus
+from steepest.data.examples import AnyBatch, Examples
+from steepest.errors import DataError
+from steepest.model import Transformer
+from steepest.model.generate import generate
+from steepest.objectives import NextToken, Objective
+from steepest.runs import RunFolder
+from steepest.tokenizer import Tokenizer
+from steepest.train.run import Listener, RunConfig
+
+CONTEXT = 256  # tokens a sequence, of any text
+
+
+class Kind(ABC):
+    """What is particular to the runs of one objective. Each class is final."""
+
+    @classmethod
+    @abstractmethod
+    def prepare(cls, config: RunConfig, cache: Path, listen: Listener) -> tuple[Self, RunConfig, Examples]:
+        """Read the data a config names; what only the data can tell (labels, columns) goes into the config."""
+
+    @classmethod
+    @abstractmethod
+    def open(cls, folder: RunFolder, config: RunConfig) -> Self:
+        """The kind of a run that exists, from its folder, without its data."""
+
+    @abstractmethod
+    def examples(self, folder: RunFolder, config: RunConfig, cache: Path, listen: Listener) -> Examples:
+        """The data of a run that exists; data that has changed since is a ``DataError``."""
+
+    @abstractmethod
+    def batches_of(
+        self, sources: Sequence[str], config: RunConfig, cache: Path, listen: Listener
+    ) -> Iterable[AnyBatch]:
+        """All of some other data, as batches to be judged on."""
+
+    @abstractmethod
+    def shape(self, config: RunConfig) -> dict[str, Any]:
+        """What the data alone fixes of the trunk's config, at least ``vocab_size`` and ``context``."""
+
+    @abstractmethod
+    def objective(self, config: RunConfig, trunk: Transformer) -> Objective:
+        """Put the objective on a trunk."""
+
+    @abstractmethod
+    def save(self, folder: RunFolder) -> None:
+        """Write what the run needs besides config and weights into its folder."""
+
+    def conclude(
+        self, objective: Objective, examples: Examples, config: RunConfig, out_of_time: Callable[[], bool]
+    ) -> dict[str, Any]:
+        """What else belongs into ``result.json``: a sample, a baseline, a calibration."""
+        return {}
+
+
+@dataclass
+class NextTokenKind(Kind):
+    """Next-token prediction on a corpus of text.
+
+    Attributes:
+        tokenizer: text <-> ids.
+        file: where it is kept.
+    """
+
+    tokenizer: Tokenizer
+    file: Path
+
+    @classmethod
+    def prepare(cls, config: RunConfig, cache: Path, listen: Listener) -> tuple[Self, RunConfig, Corpus]:
+        """Read, split and tokenize text, or find it as it was left."""
+        corpus = _prepare_corpus(config, cache, listen)
+        tokenizer = Tokenizer.load(corpus.tokenizer)
+        listen("data", {"corpus": corpus, "tokenizer": tokenizer})
+        return cls(tokenizer, corpus.tokenizer), config, corpus
+
+    @classmethod
+    def open(cls, folder: RunFolder, config: RunConfig) -> Self:
+        """With the run's own tokenizer."""
+        return cls(Tokenizer.load(folder.tokenizer), folder.tokenizer)
+
+    def examples(self, folder: RunFolder, config: RunConfig, cache: Path, listen: Listener) -> Corpus:
+        """The run's encoded text; standard input cannot be read twice, so there it is what was kept of it."""
+        if "-" in config.data.sources:
+            corpus = open_corpus(Path(json.loads(folder.plan.read_text(encoding="utf-8"))["examples"]))
+        else:
+            corpus = _prepare_corpus(config, cache, listen)
+        if Tokenizer.load(corpus.tokenizer).fingerprint != self.tokenizer.fingerprint:
+            raise DataError(
+                f"the data of run {folder.name} has changed since it began: a tokenizer made from it now differs; "
+                "put the old data back, or start a new run"
+            )
+        listen("data", {"corpus": corpus, "tokenizer": self.tokenizer})
+        return corpus
+
+    def batches_of(
+        self, sources: Sequence[str], config: RunConfig, cache: Path, listen: Listener
+    ) -> Iterable[AnyBatch]:
+        """Other text, whole, in this run's tokens."""
+        tokenizer = config.tokenizer.replace(kind=str(self.file), vocab_size="auto")
+        data = config.data.replace(sources=list(sources), validation=0.0)
+        corpus = _prepare_corpus(config.replace(data=data, tokenizer=tokenizer), cache, listen)
+        return evaluation_batches(corpus.train, context=config.model.context, batch=32)
+
+    def shape(self, config: RunConfig) -> dict[str, Any]:
+        """The tokenizer's vocabulary."""
+        return {"vocab_size": self.tokenizer.vocab_size, "context": CONTEXT}
+
+    def objective(self, config: RunConfig, trunk: Transformer) -> NextToken:
+        """A vocabulary head and cross-entropy."""
+        return NextToken(trunk, self.tokenizer.token_bytes(), config.objective)
+
+    def save(self, folder: RunFolder) -> None:
+        """The tokenizer."""
+        self.tokenizer.save(folder.tokenizer)
+
+    def conclude(
+        self, objective: Objective, examples: Examples, config: RunConfig, out_of_time: Callable[[], bool]
+    ) -> dict[str, Any]:
+        """A sample, written by the model from nothing but the end-of-text token."""
+        assert isinstance(objective, NextToken)
+        if not config.train.sample_tokens:
+            return {}
+        objective.eval()
+        end = self.tokenizer.end_of_text
+        ids = generate(
+            objective.trunk, objective.head, [end], max_tokens=config.train.sample_tokens, temperature=0.8,
+            top_p=0.95, generator=torch.Generator().manual_seed(config.train.seed), stop=(),
+        )  # fmt: skip
+        written: list[int] = []
+        with torch.compiler.set_stance("force_eager"):  # compiling for one token at a time would never pay
+            for token in ids:
+                written.append(token)
+                if out_of_time():
+                    break
+        return {"sample": self.tokenizer.decode([token for token in written if token != end])}
+
+
+KINDS: dict[str, type[Kind]] = {"next-token": NextTokenKind}
+
+
+def kind_of(config: RunConfig) -> type[Kind]:
+    """The kind that a config's objective names."""
+    return KINDS[config.objective.kind]
+
+
+def _prepare_corpus(config: RunConfig, cache: Path, listen: Listener) -> Corpus:
+    return prepare_corpus(
+        config.data,
+        config.tokenizer,
+        cache,
+        progress=lambda stage, done, total: listen(
+            "progress", {"stage": stage, "done": done, "total": total}
+        ),
+    )
