@@ -71,7 +71,7 @@ def live(count: int) -> list[dict[str, Any]]:
     for shape, way in itertools.islice(itertools.product(SHAPES, WAYS), count):
         config = configuration(shape, way)
         prediction = predict_training(config)
-        counted = prediction.steady + max(measure_training(config))
+        counted = max(measure_training(config))
         rows.append({"shape": shape, "way": way, "predicted": prediction.peak, "counted": counted,
                      "error": prediction.peak / counted - 1, "seconds": prediction.seconds})  # fmt: skip
         print(f"live     {label(shape, way):<64} {prediction.peak / 1e6:>8.1f} MB  {rows[-1]['error']:+.5%}  "
@@ -96,11 +96,11 @@ torch.set_num_threads(1)
 def work(values, steps):
     config = build(RunConfig, values)
     k = config.train.recompute_blocks or 0
-    objective, optimizers = footprint._parts(config, (k, config.model.depth - k))
-    batch = footprint._batch(config, sequences_per_step(config))
+    objective, optimizers = footprint._parts(config, footprint.TEXT, (k, config.model.depth - k))
+    batch = footprint._text(config)
     step = footprint._step(config, config.train.micro_batch or sequences_per_step(config))
     for _ in range(steps):
-        step(objective, optimizers, batch)
+        step(objective, optimizers, batch, batch)
     return peak()
 small = {**values, "model": {**values["model"], "depth": 1, "width": 64, "vocab_size": 64, "context": 32},
          "batches": {"batch_tokens": 64}, "train": {**values["train"], "recompute_blocks": None, "backward": None}}

@@ -29,6 +29,7 @@ SITUATIONS = {"weights dominate": (1, 16), "activations dominate": (4, 256)}
 
 
 def config(depth: int, way: str, sequences: int, context: int, width: int = 256) -> RunConfig:
+    """The run whose memory is asked for."""
     coupling = "reversible" if way == "reversible" else "residual"
     train: dict[str, Any] = {"steps": 1, "device": "cpu", "dtype": "float32", "micro_batch": sequences}
     if way == "recomputed":
@@ -40,6 +41,7 @@ def config(depth: int, way: str, sequences: int, context: int, width: int = 256)
 
 
 def main() -> None:
+    """Print the table, keep it, draw it."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -65,6 +67,7 @@ def main() -> None:
 
 
 def row(situation: str, depth: int, forward: Prediction, steps: dict[str, Prediction]) -> dict[str, Any]:
+    """Figures of one depth."""
     return {
         "situation": situation,
         "depth": depth,
@@ -77,11 +80,13 @@ def row(situation: str, depth: int, forward: Prediction, steps: dict[str, Predic
 
 
 def line(row: dict[str, Any]) -> str:
+    """The same as text."""
     cells = "".join(f"{row['steps'][way] / 1e6:>13,.1f} ({row['over_forward'][way]:5.2f})" for way in WAYS)
     return f"{row['depth']:>6} {row['forward'] / 1e6:>9,.1f} {row['inference_over_layer']:>10.2f}  {cells}"
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Training over forward against depth, a panel a situation."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4), layout="constrained")

@@ -78,9 +78,9 @@ def memory(
         ("inference", f"{in_bytes(inference.peak)} with {rows} sequences at once"),
     ):  # fmt: skip
         console.print(f"[bold]{label:<10}[/bold]{text}")
-    lines = {"predicted": [live for _, live in predict_training(resolved, whole=True).timeline]}
+    lines = {"predicted": [live for _, live in predict_training(resolved, whole=True, every=True).timeline]}
     if measure and resolve_device(train.device).type == "cpu":
-        lines["measured"] = [prediction.steady + live for live in measure_training(resolved)]
+        lines["measured"] = measure_training(resolved)
         highest = max(lines["measured"])
         console.print(
             f"[bold]{'measured':<10}[/bold]{in_bytes(highest)} by the allocator's own count: the prediction is off by "

@@ -61,7 +61,8 @@ def subject_of(
     config: RunConfig, examples: Examples, build_objective: Callable[[RunConfig, Transformer], Objective]
 ) -> Subject:
     """The subject of a run. Batches of text are alike; of other kinds the largest of the first few is taken."""
-    if config.objective.kind == "next-token":
+    kind: str = config.objective.kind
+    if kind == "next-token":
         return TEXT
     rows = sequences_per_step(config)
     batches = examples.train_batches(config.batches, context=config.model.context, rows=rows)
@@ -76,6 +77,7 @@ def predict_training(
     micro_batch: int | None = None,
     recompute_blocks: int | None = None,
     whole: bool = False,
+    every: bool = False,
 ) -> Prediction:
     """Peak of one optimiser step of a run.
 
@@ -84,7 +86,8 @@ def predict_training(
         subject: objective and batch; next-token prediction if ``None``.
         micro_batch: sequences held at once, instead of the config's.
         recompute_blocks: blocks recomputed, instead of the config's.
-        whole: run the real depth and every micro-batch; slow for deep models, and has a timeline.
+        whole: run the real depth instead of extrapolating; slow for deep models, and has a timeline.
+        every: run every micro-batch instead of one that stands for all.
     """
     began, subject = time.perf_counter(), subject or TEXT
     micro = _micro_batch(config, micro_batch)
@@ -99,7 +102,7 @@ def predict_training(
         with FakeTensorMode(allow_non_fake_inputs=True) as mode, device:
             objective, optimizers = _parts(config, subject, zones)
             # The second micro-batch stands for all of them where each adds its gradient and is gone.
-            alike = type(objective).accumulate_gradient is Objective.accumulate_gradient and not whole
+            alike = type(objective).accumulate_gradient is Objective.accumulate_gradient and not every
             repeats = len(parts) if alike else 1
             _make_state(objective, optimizers, accumulating=repeats > 1)
             stepped, waiting = faked(mode, (parts[0] if alike else batch, batch), device)
