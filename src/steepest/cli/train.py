@@ -38,6 +38,10 @@ def train(
     steps: Annotated[int | None, typer.Option(help="Budget in optimiser steps instead.")] = None,
     tokens: Annotated[str | None, typer.Option(help='Budget in tokens instead: "20M".')] = None,
     epochs: Annotated[float | None, typer.Option(help="Budget in passes over the text instead.")] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(help='Bytes the process may take: "2GB".  [default: what is free, less a margin]'),
+    ] = None,
     name: Annotated[
         str | None, typer.Option(help="Name of the run.  [default: run-001, run-002 ...]")
     ] = None,
@@ -104,6 +108,7 @@ def train(
             steps=steps,
             tokens=tokens,
             epochs=epochs,
+            memory=memory,
             name=name,
             runs=runs,
             cache=cache,

@@ -22,9 +22,11 @@ from steepest.model.size import flops_per_token, n_matrix_parameters, n_paramete
 from steepest.optim import default_lr
 from steepest.optim.muon import product_dtype
 from steepest.planning.measure import StepProbe, interpolate_speed, matrix_product_flops
+from steepest.train.footprint import subject_of
 from steepest.train.kinds import Kind
 from steepest.train.run import Listener, RunConfig, resolve_autocast, resolve_device, total_steps
 from steepest.train.speed import fastest_threads, seconds_of, thread_candidates, usable_cores
+from steepest.train.split import fit
 
 TOKENS_PER_PARAMETER = 4.0
 MOST_EPOCHS, LARGEST_SHARE = 7.0, 8.0
@@ -95,11 +97,18 @@ def choose(
         optim=optim,
         train=given.train.replace(
             threads=threads,
-            micro_batch=given.train.micro_batch or _micro_batch(batch_tokens, model.context, device),
             compile=compiled,
             expected_tokens=expected,
         ),
     )
+    config, fitted = fit(
+        config,
+        preferred=_micro_batch(batch_tokens, model.context, device),
+        subject=subject_of(config, examples, kind.objective),
+        corpus_bytes=(2 if model.vocab_size <= 2**16 else 4)
+        * (examples.train_tokens + examples.held_out_tokens),
+    )
+    record["memory"] = fitted.record()
     n_sequences = max(1, (examples.train_tokens - 1) // model.context)
     tokens = (
         expected

@@ -11,9 +11,17 @@ from steepest.objectives import Objective
 
 
 def evaluate(
-    objective: Objective, batches: Iterable[AnyBatch], *, autocast: torch.dtype | None = None
+    objective: Objective,
+    batches: Iterable[AnyBatch],
+    *,
+    autocast: torch.dtype | None = None,
+    rows: int | None = None,
 ) -> dict[str, float]:
-    """Metrics of an objective over batches; the mode (train or eval) of the modules is put back."""
+    """Metrics of an objective over batches; the mode (train or eval) of the modules is put back.
+
+    Args:
+        rows: of a batch, measured at once; all of them if ``None``.
+    """
     was_training = objective.training
     objective.eval()
     device = next(objective.parameters()).device
@@ -21,8 +29,9 @@ def evaluate(
     try:
         with eagerly():
             for batch in batches:
-                with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-                    parts.append(objective.measure(batch.to(device)))
+                for part in [batch] if rows is None else batch.split(rows):
+                    with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+                        parts.append(objective.measure(part.to(device)))
     finally:
         objective.train(was_training)
     return objective.metrics(parts)
