@@ -4,7 +4,7 @@ from pathlib import Path
 
 import typer
 
-from steepest.cli import look, train, use  # noqa: F401
+from steepest.cli import inspect, look, train, use  # noqa: F401
 from steepest.cli.main import app
 
 PAGE = Path(__file__).parent.parent / "docs" / "commands.md"
@@ -21,7 +21,15 @@ def page() -> str:
     """The whole page as Markdown."""
     group = typer.main.get_command(app)
     names = [*ORDER, *sorted(set(group.commands) - set(ORDER))]  # type: ignore[attr-defined]
-    return INTRODUCTION + "".join(_section(name, group.commands[name]) for name in names)  # type: ignore[attr-defined]
+    sections = []
+    for name in names:
+        command = group.commands[name]  # type: ignore[attr-defined]
+        parts = getattr(command, "commands", None)  # of a group, such as inspect
+        below = (
+            {name: command} if parts is None else {f"{name} {part}": parts[part] for part in sorted(parts)}
+        )
+        sections += [_section(title, one) for title, one in below.items()]
+    return INTRODUCTION + "".join(sections)
 
 
 def _section(name: str, command: typer.core.TyperCommand) -> str:

@@ -60,3 +60,13 @@ def test_error_is_one_line_and_exit_status_2(tmp_path: Path) -> None:
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     done = steepest("--debug", "train", "missing.txt", "--time", "1m", cwd=tmp_path)
     assert done.returncode != 0 and "Traceback" in done.stderr
+
+
+def test_training_on_everything_holds_nothing_out(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("the cat sat on the mat\n" * 200)
+    done = steepest(
+        "train", "text.txt", "--steps", "3", "--depth", "1", "--width", "64", "--context", "32",
+        "--batch-tokens", "64", "--set", "data.validation=0", "--cache", "cache", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "nothing was held out" in done.stdout

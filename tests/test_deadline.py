@@ -179,7 +179,7 @@ def test_very_few_steps(steps: float) -> None:
 
 def test_few_decisions_when_nothing_happens() -> None:
     assert len(simulate(SPEEDS["constant"], 3000).decisions) == 2
-    assert len(simulate(SPEEDS["noisy"], 3000).decisions) < 40
+    assert len(simulate(SPEEDS["noisy"], 3000, cooldown=0.6).decisions) < 40
 
 
 def test_events_name_the_decisions() -> None:

@@ -3,6 +3,8 @@
 import copy
 import json
 import math
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -240,3 +242,24 @@ def test_settings_that_cannot_be_meant(settings: dict[str, Any], message: str) -
 def test_every_setting_is_described() -> None:
     for name, field in OptimConfig.model_fields.items():
         assert field.description, name
+
+
+def test_a_step_does_not_import_the_compiler() -> None:
+    """torch.optim's own methods would: a second of every run."""
+    program = """
+import sys, torch
+from steepest.optim import OptimConfig, build_optimizer
+layer = torch.nn.Linear(4, 4)
+for name in ("muon", "adamw", "sgd"):
+    optimizer = build_optimizer(
+        layer.named_parameters(), OptimConfig(optimizer=name, lr=0.1), {"weight": "matrix", "bias": "vector"}
+    )
+    layer(torch.ones(2, 4)).sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    assert layer.weight.grad is None
+    optimizer.load_state_dict(optimizer.state_dict())
+print("torch._dynamo" in sys.modules)
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert run.stdout == "False\n"

@@ -125,6 +125,8 @@ class _Package(ModuleType):
     """
 
     def __getattr__(self, name: str) -> Any:
+        if name == "memory":  # a room whose names are asked for by it: steepest.memory.predict
+            return import_module("steepest.memory")
         if name not in _ROOM_OF:
             raise AttributeError(f"module 'steepest' has no attribute {name!r}")
         return getattr(import_module(_ROOM_OF[name]), name)

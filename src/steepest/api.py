@@ -140,6 +140,7 @@ def train(
     steps: int | None = None,
     tokens: int | str | None = None,
     epochs: float | None = None,
+    memory: int | str | None = None,
     name: str | None = None,
     runs: Path | str = RUNS,
     cache: Path | str | None = None,
@@ -153,6 +154,7 @@ def train(
     Args:
         sources: files, folders, globs, "hf:NAME", "python-docs" or "python-stdlib" (the default is "python-docs").
         time: wall clock for everything, such as "10m" (or seconds); or one of ``steps``, ``tokens``, ``epochs``.
+        memory: bytes the process may take, such as "2GB"; the batch is split to fit.
         name: the run's name; the next free ``run-001`` ... without one.
         config: a TOML file or a mapping with the tables of ``RunConfig``; what it leaves out is chosen.
         overrides: strings such as "optim.lr=1e-3".
@@ -179,6 +181,7 @@ def train(
     if any(value is not None for value in budget.values()):
         others = {key: value for key, value in values.get("train", {}).items() if key not in budget}
         values["train"] = {**others, **{key: value for key, value in budget.items() if value is not None}}
+    values["train"] = {**values.get("train", {}), **({} if memory is None else {"memory": memory})}
     given = limit_vocabulary(build(RunConfig, override(values, overrides)))
     kind, given, examples = kind_of(given).prepare(given, _cache(cache), listen)
     resolved, plan = choose(given, examples, kind, started=began, listen=listen)

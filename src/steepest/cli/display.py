@@ -87,11 +87,24 @@ class Display:
         budget = f"{duration(train.time)} in all" if train.time else f"{plan['steps']:,} steps"
         self.line("plan", f"{budget}: about {in_count(plan['tokens'])} tokens ({plan['epochs']:.1f} epochs), batch "
                   f"{config.batches.batch_tokens:,} tokens, {config.optim.optimizer} at {config.optim.lr:.2g}")  # fmt: skip
+        self._show_memory(plan.get("memory"))
         if resumed_at is not None:
             self.line("resumed", f"at step {resumed_at:,}")
         self.line("run", str(folder.path))
         self.task = None
         self._shown = time.monotonic()
+
+    def _show_memory(self, memory: dict[str, Any] | None) -> None:
+        if not memory:
+            return
+        recomputed = memory["recompute_blocks"]
+        how = f"{recomputed} blocks recomputed" if recomputed else "no block recomputed"
+        self.line("memory", f"{in_bytes(memory['predicted'])} predicted of {in_bytes(memory['limit'])}: micro-batches of "
+                  f"{memory['micro_batch']}, {how}, {memory['allocator']}")  # fmt: skip
+        if memory["asked"]:
+            for one in memory["considered"][1:]:
+                self.line("", f"{in_bytes(one['predicted']):>10}  micro-batches of {one['micro_batch']}, "
+                          f"{one['recompute_blocks']} recomputed, {one['allocator']}: {one['reason']}")  # fmt: skip
 
     # -- during training ------------------------------------------------------------------------------
 
@@ -153,7 +166,9 @@ class Display:
         self.close()
 
 
-QUIET_EVENTS = {"finished", "interrupted", "resumed", "horizon fixed", "horizon moved", "warm-up fixed"}
+QUIET_EVENTS = {
+    "finished", "interrupted", "resumed", "horizon fixed", "horizon moved", "warm-up fixed", "memory measured",
+}  # fmt: skip
 
 
 class _Bytes(ProgressColumn):

@@ -38,6 +38,10 @@ def train(
     steps: Annotated[int | None, typer.Option(help="Budget in optimiser steps instead.")] = None,
     tokens: Annotated[str | None, typer.Option(help='Budget in tokens instead: "20M".')] = None,
     epochs: Annotated[float | None, typer.Option(help="Budget in passes over the text instead.")] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(help='Bytes the process may take: "2GB".  [default: what is free, less a margin]'),
+    ] = None,
     name: Annotated[
         str | None, typer.Option(help="Name of the run.  [default: run-001, run-002 ...]")
     ] = None,
@@ -104,6 +108,7 @@ def train(
             steps=steps,
             tokens=tokens,
             epochs=epochs,
+            memory=memory,
             name=name,
             runs=runs,
             cache=cache,
@@ -195,18 +200,23 @@ def _conclude(run: Any, runs: Path) -> None:
         else f" (weights of step {result.best_step:,}, the best held-out)"
     )
     metrics, metric = result.metrics, run.objective.metric
-    print(
-        f"{'reached':<10}{metrics[metric]:.4f} {metric.replace('_', ' ')} at {duration(result.seconds)} on "
-        f"{in_count(result.evaluated_tokens)} held-out tokens{chosen}"
-    )
-    if metric == "bits_per_byte":
+    trained = f"{in_count(result.tokens)} tokens in {result.step:,} steps"
+    if not metrics:
         print(
-            f"{'':<10}loss {metrics['loss']:.4f} nats per token, perplexity {metrics['perplexity']:.2f}, "
-            f"top-1 accuracy {metrics['accuracy']:.1%}, {in_count(result.tokens)} tokens in {result.step:,} steps"
+            f"{'reached':<10}the end at {duration(result.seconds)}; nothing was held out to be judged on, {trained}"
         )
     else:
+        print(
+            f"{'reached':<10}{metrics[metric]:.4f} {metric.replace('_', ' ')} at {duration(result.seconds)} on "
+            f"{in_count(result.evaluated_tokens)} held-out tokens{chosen}"
+        )
         others = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if name != metric)
-        print(f"{'':<10}{others}, {in_count(result.tokens)} tokens in {result.step:,} steps")
+        if metric == "bits_per_byte":
+            others = (
+                f"loss {metrics['loss']:.4f} nats per token, perplexity {metrics['perplexity']:.2f}, "
+                f"top-1 accuracy {metrics['accuracy']:.1%}"
+            )
+        print(f"{'':<10}{others}, {trained}")
     if sample := result.conclusion.get("sample"):
         print("\nwritten by the model:\n\n    " + sample.strip("\n").replace("\n", "\n    "))
     print(

@@ -48,7 +48,7 @@ def generate(
         temperature: 0 is greedy.
         top_k: keep this many tokens; all if ``None``.
         top_p: keep the smallest set of this mass; all if ``None``.
-        generator: draws; on the model's device. The same one in the same state gives the same tokens.
+        generator: draws, on its own device. The same one in the same state gives the same tokens.
         stop: ids that end the sequence; the one drawn is not yielded.
 
     Raises:
@@ -122,6 +122,8 @@ def _continue(
         probabilities_V = next_token_probabilities(
             logits_V, temperature=temperature, top_k=top_k, top_p=top_p
         )
+        if generator is not None:  # the same draws on every device
+            probabilities_V = probabilities_V.to(generator.device)
         token = int(torch.multinomial(probabilities_V, 1, generator=generator).item())
         if token in stop:
             return

@@ -38,7 +38,7 @@ class OptimConfig(RoomConfig):
         "wsd", description="wsd (warm-up, stable, linear cooldown), linear, cosine or constant"
     )
     warmup: float = Field(0.02, ge=0, lt=1, description="share of the run in which the rate rises")
-    cooldown: float = Field(0.6, ge=0, le=1, description="share of the run in which wsd's rate falls")
+    cooldown: float = Field(0.9, ge=0, le=1, description="share of the run in which wsd's rate falls")
     final_lr: float = Field(0.0, ge=0, le=1, description="end of the rate, as a share of its peak")
     spike_sigmas: float = Field(
         6.0,

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from steepest.errors import ConfigError
+from steepest.optim.quick_start import QuickStart
 
 Coefficients = Sequence[tuple[float, float, float]]
 
@@ -69,7 +70,7 @@ def newton_schulz(
     return x_KMN.mT if tall else x_KMN
 
 
-class Muon(torch.optim.Optimizer):
+class Muon(QuickStart):
     """Momentum with orthogonalised updates; every parameter is a matrix.
 
     A group may carry ``splits``, the row counts of the matrices stacked in each of its parameters: orthogonalising

@@ -18,6 +18,7 @@ from steepest.errors import CheckpointError
 from steepest.optim.config import OptimConfig
 from steepest.optim.groups import parameter_groups
 from steepest.optim.muon import Muon
+from steepest.optim.quick_start import QuickStart
 
 _GROUP_KEYS = ("role", "algorithm", "base_lr", "lr", "weight_decay", "param_names")
 _FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
@@ -42,6 +43,14 @@ def build_optimizer(
     0.05
     """
     return Optimizers(parameter_groups(named_parameters, config, roles, lr=lr, splits=splits))
+
+
+class SGD(QuickStart, torch.optim.SGD):
+    """torch's SGD."""
+
+
+class AdamW(QuickStart, torch.optim.AdamW):
+    """torch's AdamW."""
 
 
 class Optimizers:
@@ -140,7 +149,7 @@ def _make(algorithm: str, groups: list[dict[str, Any]]) -> torch.optim.Optimizer
         for group in groups
         for parameter in group["params"]
     )
-    kind = torch.optim.AdamW if algorithm == "adamw" else torch.optim.SGD
+    kind = AdamW if algorithm == "adamw" else SGD
     return kind(groups, fused=fused or None)
 
 

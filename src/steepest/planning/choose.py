@@ -20,10 +20,13 @@ from steepest.errors import ConfigError
 from steepest.model import TransformerConfig
 from steepest.model.size import flops_per_token, n_matrix_parameters, n_parameters
 from steepest.optim import default_lr
+from steepest.optim.muon import product_dtype
 from steepest.planning.measure import StepProbe, interpolate_speed, matrix_product_flops
+from steepest.train.footprint import subject_of
 from steepest.train.kinds import Kind
 from steepest.train.run import Listener, RunConfig, resolve_autocast, resolve_device, total_steps
 from steepest.train.speed import fastest_threads, seconds_of, thread_candidates, usable_cores
+from steepest.train.split import fit
 
 TOKENS_PER_PARAMETER = 4.0
 MOST_EPOCHS, LARGEST_SHARE = 7.0, 8.0
@@ -32,6 +35,7 @@ MEASURING_SHARE = 0.25  # of the time, all that comes before it included, after 
 TRAINING_SHARE = 0.92  # of the time left after planning; the rest is evaluations, checkpoints, the sample
 COMPILE_SECONDS, COMPILE_GAIN = 40.0, 0.15  # torch.compile's warm-up, and the share of the time it saves
 PROBE_TOKENS = 2048  # of the steps that are timed
+SETTLING_TOKENS = 1024  # of those that only decide on threads and dtype
 MICRO_BATCH_TOKENS = 4096  # tokens whose activations are held at once on a CPU
 
 # Depth and width from small to large; heads of 64, so no width below 128 but the smallest.
@@ -93,11 +97,18 @@ def choose(
         optim=optim,
         train=given.train.replace(
             threads=threads,
-            micro_batch=given.train.micro_batch or _micro_batch(batch_tokens, model.context, device),
             compile=compiled,
             expected_tokens=expected,
         ),
     )
+    config, fitted = fit(
+        config,
+        preferred=_micro_batch(batch_tokens, model.context, device),
+        subject=subject_of(config, examples, kind.objective),
+        corpus_bytes=(2 if model.vocab_size <= 2**16 else 4)
+        * (examples.train_tokens + examples.held_out_tokens),
+    )
+    record["memory"] = fitted.record()
     n_sequences = max(1, (examples.train_tokens - 1) // model.context)
     tokens = (
         expected
@@ -193,9 +204,14 @@ def _settle(
     if device.type == "cpu":
         candidates = [train.threads] if train.threads else sorted(thread_candidates())
         torch.set_num_threads(candidates[0])
-        dtypes = ("float32", "bfloat16") if train.dtype == "auto" else (train.dtype,)
+        dtypes: tuple[str, ...] = (train.dtype,)
+        if train.dtype == "auto":  # where bfloat16 is emulated, a step may take ten times as long
+            native = product_dtype(torch.zeros(1)) == torch.bfloat16
+            dtypes = ("float32", "bfloat16") if native else ("float32",)
         probes = {
-            dtype: StepProbe(**_probe(given.replace(train=train.replace(dtype=dtype)), model, device))
+            dtype: StepProbe(
+                **_probe(given.replace(train=train.replace(dtype=dtype)), model, device, SETTLING_TOKENS)
+            )
             for dtype in dtypes
         }
         seconds = {dtype: seconds_of(probe, repeats=2) for dtype, probe in probes.items()}
@@ -215,8 +231,10 @@ def _member(fixed: dict[str, Any], shape: tuple[int, int]) -> TransformerConfig:
     return TransformerConfig(**{"depth": shape[0], "width": shape[1], **fixed})
 
 
-def _probe(given: RunConfig, model: TransformerConfig, device: torch.device) -> dict[str, Any]:
-    tokens = given.batches.batch_tokens or PROBE_TOKENS
+def _probe(
+    given: RunConfig, model: TransformerConfig, device: torch.device, tokens: int = PROBE_TOKENS
+) -> dict[str, Any]:
+    tokens = given.batches.batch_tokens or tokens
     return {
         "model": model,
         "optim": given.optim,

@@ -27,10 +27,10 @@ def matrix_product_flops(
 ) -> float:
     """Floating-point operations per second of a large float32 matrix product with the present threads."""
     left, right = (torch.randn(size, size, device=device) for _ in range(2))
-    torch.mm(left, right)
+    torch.mm(left, right)[0, 0].item()  # an item is there when the product is done, on a GPU too
     began, count = time.perf_counter(), 0
     while time.perf_counter() - began < seconds:
-        torch.mm(left, right)
+        torch.mm(left, right)[0, 0].item()
         count += 1
     return 2 * size**3 * count / (time.perf_counter() - began)
 

@@ -1,6 +1,8 @@
 """Held-out evaluation: every held-out batch measured once, the metrics made of all of them together."""
 
+import sys
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -9,19 +11,35 @@ from steepest.objectives import Objective
 
 
 def evaluate(
-    objective: Objective, batches: Iterable[AnyBatch], *, autocast: torch.dtype | None = None
+    objective: Objective,
+    batches: Iterable[AnyBatch],
+    *,
+    autocast: torch.dtype | None = None,
+    rows: int | None = None,
 ) -> dict[str, float]:
-    """Metrics of an objective over batches; the mode (train or eval) of the modules is put back."""
+    """Metrics of an objective over batches; the mode (train or eval) of the modules is put back.
+
+    Args:
+        rows: of a batch, measured at once; all of them if ``None``.
+    """
     was_training = objective.training
     objective.eval()
     device = next(objective.parameters()).device
     parts = []
     try:
-        # Eager, also where training is compiled: other shapes would be compiled for half a minute each.
-        with torch.compiler.set_stance("force_eager"):
+        with eagerly():
             for batch in batches:
-                with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-                    parts.append(objective.measure(batch.to(device)))
+                for part in [batch] if rows is None else batch.split(rows):
+                    with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+                        parts.append(objective.measure(part.to(device)))
     finally:
         objective.train(was_training)
     return objective.metrics(parts)
+
+
+def eagerly() -> AbstractContextManager[object]:
+    """Without compiling, also where training is compiled: other shapes would be compiled for half a minute each."""
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and to import the compiler takes a second
+        return nullcontext()
+    stance: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
+    return stance

@@ -23,6 +23,7 @@ from steepest.model.generate import generate
 from steepest.objectives import NextToken, Objective
 from steepest.runs import RunFolder
 from steepest.tokenizer import Tokenizer
+from steepest.train.evaluate import eagerly
 from steepest.train.run import Listener, RunConfig
 
 CONTEXT = 256  # tokens a sequence, of any text
@@ -144,7 +145,7 @@ class NextTokenKind(Kind):
             top_p=0.95, generator=torch.Generator().manual_seed(config.train.seed), stop=(),
         )  # fmt: skip
         written: list[int] = []
-        with torch.compiler.set_stance("force_eager"):  # compiling for one token at a time would never pay
+        with eagerly():
             for token in ids:
                 written.append(token)
                 if out_of_time():

@@ -22,7 +22,7 @@ def run_loop(
     *,
     lr: float,
     clip: float,
-    micro_batch: int,
+    micro_batch: int | Callable[[], int],
     autocast: torch.dtype | None = None,
     hooks: Sequence[Hook] = (),
     interrupted: Callable[[], bool] = lambda: False,
@@ -31,7 +31,7 @@ def run_loop(
     """Train until the schedule is done; returns ``False`` when interrupted before that.
 
     Each record holds step, tokens, loss (nats per target), grad_norm before clipping, the verdict, and the
-    rate: ``lr``, the peak, times the schedule's factor.
+    rate: ``lr``, the peak, times the schedule's factor. A ``micro_batch`` that is a function is asked every step.
     """
     state.objective.train()
     while not state.schedule.done(state.step):
@@ -47,7 +47,7 @@ def run_loop(
             state.guard,
             factor=factor,
             clip=clip,
-            micro_batch=micro_batch,
+            micro_batch=micro_batch if isinstance(micro_batch, int) else micro_batch(),
             autocast=autocast,
         )
         state.step += 1

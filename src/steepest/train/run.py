@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from steepest.config import RoomConfig
+from steepest.config import RoomConfig, parse_bytes
 from steepest.data import BatchesConfig, DataConfig
 from steepest.data.examples import Examples, TrainBatches
 from steepest.errors import ConfigError
@@ -55,6 +55,9 @@ class TrainConfig(RoomConfig):
         ge=0,
         description="first blocks computed again in the backward pass; none: all if backward is recompute",
     )
+    memory: int | None = Field(
+        None, description='bytes the process may take ("2GB"); none: what is free, less a margin'
+    )
     log_every: int = Field(1, ge=1, description="steps between metric lines")
     evaluations: int = Field(10, ge=0, description="evaluations during the run, evenly spaced")
     evaluate_tokens: int | None = Field(
@@ -69,6 +72,14 @@ class TrainConfig(RoomConfig):
         None, ge=1, description="tokens the time is expected to buy; measured"
     )
     sample_tokens: int = Field(200, ge=0, description="length of the sample written at the end")
+
+    @field_validator("memory", mode="before")
+    @classmethod
+    def _in_bytes(cls, value: Any) -> Any:
+        amount = parse_bytes(value) if isinstance(value, str) else value
+        if isinstance(amount, int) and amount <= 0:
+            raise ValueError("a memory limit must be more than 0 bytes")
+        return amount
 
     @model_validator(mode="after")
     def _one_budget(self) -> "TrainConfig":

@@ -19,8 +19,10 @@ from steepest.errors import CheckpointError, StorageError
 from steepest.runs import RunFolder
 from steepest.train.deadline import DeadlineController
 from steepest.train.evaluate import evaluate
+from steepest.train.footprint import subject_of
 from steepest.train.kinds import Kind
 from steepest.train.loop import Record, run_loop
+from steepest.train.memory_watch import MemoryWatch
 from steepest.train.metrics import MetricsLog
 from steepest.train.run import Listener, RunConfig, resolve_autocast, sequences_per_step
 from steepest.train.speed import fastest_threads
@@ -74,6 +76,9 @@ class Session:
         self.started, self.before = started, state.seconds  # ``before``: wall clock of earlier sessions
         self.log = MetricsLog(folder)
         self.writer = CheckpointWriter(folder.checkpoints, after=self._prune)
+        self.memory = MemoryWatch(
+            config, folder, state.objective, subject_of(config, examples, kind.objective), self._event
+        )
         self.signal: int | None = None
         self._fresh = True
         self._saved_at = time.monotonic()
@@ -93,9 +98,14 @@ class Session:
                     self.state,
                     lr=self.config.optim.lr or 0.0,
                     clip=self.config.optim.clip,
-                    micro_batch=self._micro_batch(),
+                    micro_batch=lambda: self.memory.micro_batch,
                     autocast=self.autocast,
-                    hooks=[(1, self._observe), (1, self._evaluate_when_due), (1, self._save_when_due)],
+                    hooks=[
+                        (1, self._observe),
+                        (1, self.memory),
+                        (1, self._evaluate_when_due),
+                        (1, self._save_when_due),
+                    ],
                     interrupted=lambda: self.signal is not None,
                     device=self.device,
                 )
@@ -111,6 +121,7 @@ class Session:
 
     def _begin(self) -> None:
         """Measure the held-out loss once (it times evaluation too), then set the deadline and the rhythm."""
+        self.memory.begin()
         if self.config.train.threads and self.device.type == "cpu":
             torch.set_num_threads(self.config.train.threads)
         schedule, state = self.state.schedule, self.state
@@ -148,13 +159,10 @@ class Session:
 
     def _one_gradient(self) -> None:
         """The gradient of one micro-batch, forgotten again."""
-        micro_batch = self._micro_batch()
+        micro_batch = self.memory.micro_batch
         part = self.state.batches.at(self.state.step).split(micro_batch)[0].to(self.device)
         self.objective.accumulate_gradient(part, micro_batch=micro_batch, autocast=self.autocast)
         self.state.optimizers.zero_grad()
-
-    def _micro_batch(self) -> int:
-        return self.config.train.micro_batch or sequences_per_step(self.config)
 
     def _expected_steps(self) -> int:
         """Steps a time budget is expected to buy, from the plan's measured speed."""
@@ -230,11 +238,15 @@ class Session:
     # -- evaluation -----------------------------------------------------------------------------------
 
     def _measure(self, tokens: int, *, exact: bool = False) -> dict[str, float]:
-        """Metrics on the first held-out tokens; ``exact`` in float32, whatever the training's dtype."""
+        """Metrics on some held-out tokens; ``exact`` in float32, whatever the training's dtype."""
+        if not tokens:
+            return {}
         batches = self.examples.held_out_batches(
             self.config.batches, context=self.config.model.context, tokens=tokens
         )
-        return evaluate(self.objective, batches, autocast=None if exact else self.autocast)
+        # Fewer at once than usual where a limit was asked for, so that a training step stays the peak.
+        rows = None if self.config.train.memory is None else self.memory.micro_batch
+        return evaluate(self.objective, batches, autocast=None if exact else self.autocast, rows=rows)
 
     def _evaluate(self) -> None:
         """Evaluate on the first held-out tokens; log; keep a checkpoint of the best so far."""
@@ -284,7 +296,7 @@ class Session:
         best_step = int(state.best.get("step", state.step))
         if best_step != state.step:
             best_step = self._load_best(best_step)
-        metrics = self._measure(self._final_tokens, exact=True) if self._final_tokens else {}
+        metrics = self._measure(self._final_tokens, exact=True)
         self.listen("concluding", {})
         conclusion = self.kind.conclude(self.objective, self.examples, self.config, self._out_of_time)
         result = Result(True, state.step, state.tokens, self.elapsed(), best_step, metrics,
@@ -292,7 +304,7 @@ class Session:
         self.folder.write_json(self.folder.result, {
             "step": state.step, "tokens": state.tokens, "seconds": round(result.seconds, 3),
             "best_step": best_step, "target_metric": metric, "held_out": metrics,
-            "held_out_tokens": self._final_tokens, **conclusion,
+            "held_out_tokens": self._final_tokens, "memory": self.memory.record(), **conclusion,
         })  # fmt: skip
         self._event("finished", step=state.step, best_step=best_step, **{metric: metrics.get(metric)})
         return result

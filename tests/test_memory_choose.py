@@ -1,0 +1,164 @@
+"""The chooser against exhaustive search, and what it says when nothing fits."""
+
+import json
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from steepest.api import TrainedRun, resume, train
+from steepest.cli import inspect  # noqa: F401  registers the command
+from steepest.cli.main import app
+from steepest.errors import ConfigError
+from steepest.memory.choose import Holding, choose_split, halvings
+from steepest.memory.predict import Moment, Prediction
+
+PLAIN = Holding("plain", share=0.0)
+SLOW = Holding("slow", share=-0.2, slower=1.3)
+SMALL = ["model.depth=2", "model.width=64", "batches.batch_tokens=2048", "tokenizer.kind=bytes",
+         "train.sample_tokens=0", "train.evaluations=0", "optim.optimizer=adamw"]  # fmt: skip
+
+
+def step(sequences: int, depth: int, micro: int, k: int) -> Prediction:
+    """A step whose bytes are convex in k, as a real one's are."""
+    stored = (depth - k) * 90 * micro + k * 4 * micro
+    peak = 5000 + max(stored, 1500) + 90 * micro * (k > 0) + (3000 if micro < sequences else 0)
+    flops = math.ceil(sequences / micro) * micro * (3 * depth + k + 2)
+    return Prediction(peak, 5000, stored, {"forward": Moment(5000, activations=peak - 5000)}, 0, 0,
+                      {"forward": float(flops)}, {}, {}, 0.0)  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_fastest_that_fits_by_exhaustive_search(seed: int) -> None:
+    dice = random.Random(seed)
+    sequences, depth = dice.choice([8, 16, 32]), dice.choice([4, 12, 24])
+    limit = dice.randint(9000, 60_000)
+
+    def time_block(micro: int) -> tuple[float, float]:
+        return micro + 0.3, 3 * micro + 1.0
+
+    def seconds(micro: int, k: int) -> float:
+        forward, block = time_block(micro)
+        return math.ceil(sequences / micro) * (depth * block * (3 * depth + 2) / (3 * depth) + k * forward)
+
+    feasible = [
+        holding.slower * seconds(micro, k)
+        for micro in halvings(sequences)
+        for k in range(depth + 1)
+        for holding in (PLAIN, SLOW)
+        if holding.bytes(step(sequences, depth, micro, k)) <= limit
+    ]
+    asked = []
+
+    def predict(micro: int, k: int) -> Prediction:
+        asked.append((micro, k))
+        return step(sequences, depth, micro, k)
+
+    choice = choose_split(sequences=sequences, depth=depth, limit=limit, predict=predict, time_block=time_block,
+                          holdings=(PLAIN, SLOW))  # fmt: skip
+    assert choice.split.taken <= limit
+    assert choice.split.seconds == pytest.approx(min(feasible), rel=0.05)
+    assert (
+        choice.split.micro_batch,
+        choice.split.recompute_blocks,
+    ) in asked  # confirmed by a prediction of its own
+    assert len(asked) < 60
+
+
+def test_nothing_fits_says_the_least_that_would() -> None:
+    with pytest.raises(
+        ConfigError, match=r"nothing fits 0\.001 MB: .* needs 0\.007 MB.*; give more, or pray"
+    ):
+        choose_split(
+            sequences=4, depth=4, limit=1000, predict=lambda micro, k: step(4, 4, micro, k),
+            time_block=lambda micro: (1.0, 3.0), holdings=[PLAIN], otherwise=lambda: ", or pray",
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("limit", [0, -5])
+def test_a_limit_must_be_positive(limit: int) -> None:
+    with pytest.raises(ConfigError, match=f"more than 0 bytes; got {limit}"):
+        choose_split(
+            sequences=4, depth=4, limit=limit, predict=lambda micro, k: step(4, 4, micro, k),
+            time_block=lambda micro: (1.0, 3.0),
+        )  # fmt: skip
+
+
+def events(run: TrainedRun) -> dict[str, dict[str, Any]]:
+    return {event["event"]: event for event in run.folder.read_events()}
+
+
+@pytest.fixture(scope="module")
+def limited(tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
+    from conftest import make_text
+
+    folder = tmp_path_factory.mktemp("limited")
+    (folder / "text.txt").write_text(make_text(1500))
+    return train(folder / "text.txt", steps=3, memory="8GB", runs=folder, name="a", overrides=SMALL)
+
+
+def test_a_run_within_a_limit_records_predicted_and_measured(limited: TrainedRun) -> None:
+    plan = json.loads(limited.folder.plan.read_text())["memory"]
+    assert plan["predicted"] <= plan["limit"] == 8_000_000_000
+    assert plan["considered"][0]["reason"] == "the fastest that fits"
+    result = json.loads(limited.folder.result.read_text())["memory"]
+    assert result["predicted"] == plan["predicted"] and result["measured"] > 50e6
+    assert events(limited)["memory measured"]["predicted"] == plan["predicted"]
+    assert limited.config.train.micro_batch == plan["micro_batch"]
+
+
+def test_inspect_draws_predicted_beside_measured(limited: TrainedRun, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "step.png"
+    done = CliRunner().invoke(app, ["inspect", "memory", str(limited.folder.path), "--png", str(picture)])
+    assert done.exit_code == 0, done.output
+    for word in ("weights", "optimiser", "gradients", "activations", "backward", "measured", "█"):
+        assert word in done.output
+    assert picture.stat().st_size > 5000
+
+
+def test_a_limit_changes_the_split_and_not_the_batch(text_file: Path, tmp_path: Path) -> None:
+    whole = train(text_file, steps=2, runs=tmp_path, name="whole", overrides=SMALL)
+    split = train(text_file, steps=2, runs=tmp_path, name="split",
+                  overrides=[*SMALL, "train.micro_batch=2", "train.recompute_blocks=1"])  # fmt: skip
+    losses = [[r["loss"] for r in run.folder.read_metrics() if "loss" in r] for run in (whole, split)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert split.config.train.micro_batch == 2 and split.config.train.recompute_blocks == 1
+
+
+def test_a_run_that_takes_more_than_its_limit_is_split_anew(
+    text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from steepest.train import memory_watch, split
+
+    monkeypatch.setattr(split, "resident", lambda device: 0)
+    limit = 60_000_000
+    monkeypatch.setattr(memory_watch, "peak", lambda device: limit + 1)
+    run = train(text_file, steps=3, memory=limit, runs=tmp_path, name="a", overrides=SMALL)
+    assert {"memory measured", "memory split anew"} <= events(run).keys()
+    plan = json.loads(run.folder.plan.read_text())["memory"]
+    assert plan["split_anew_at"] == 2 and plan["predicted"] <= limit
+    before, after = events(run)["memory measured"], events(run)["memory split anew"]
+    assert before["measured"] > limit and after["micro_batch"] == plan["micro_batch"]
+    assert resume("a", runs=tmp_path).config.train.micro_batch == plan["micro_batch"]
+
+
+@pytest.mark.parametrize(
+    ("memory", "message"),
+    [
+        ("2GX", 'a size is written like "512MB", "2GB" or "2GiB"; got "2GX"'),
+        ("-2GB", 'a size is written like "512MB"'),
+        (-5, "more than 0 bytes"),
+        ("1MB", "nothing fits 1 MB: .*reversible"),
+    ],
+)
+def test_bad_limits_are_one_clear_line(
+    text_file: Path, tmp_path: Path, memory: str | int, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message) as error:
+        train(text_file, steps=1, memory=memory, runs=tmp_path / "runs", overrides=SMALL)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "runs").exists()
