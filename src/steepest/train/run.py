@@ -107,7 +107,7 @@ def compose(
     """Build every part of a run from its resolved config; nothing is written.
 
     Args:
-        build_objective: puts the objective on a trunk (a kind of run knows how, see ``train/kinds.py``).
+        build_objective: puts the objective on a trunk (a kind of run knows how, see ``train/kinds/``).
     """
     device = resolve_device(config.train.device)
     trunk = Transformer(

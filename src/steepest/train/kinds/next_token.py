@@ -1,13 +1,6 @@
-"""Kinds of runs: what differs between objectives, and nothing else.
-
-A kind knows four things: how its examples are prepared and found again, how its objective is put on a trunk,
-what it keeps in the run folder beside the weights, and what is said at the end. The loop, the session, the
-deadline, checkpoints, resuming and rewinding are the same for all. A new kind is a class here or in a file of
-its own, named in ``KINDS``.
-"""
+"""Runs of next-token prediction: a corpus of text, its tokenizer, and a sample at the end."""
 
 import json
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,51 +17,10 @@ from steepest.objectives import NextToken, Objective
 from steepest.runs import RunFolder
 from steepest.tokenizer import Tokenizer
 from steepest.train.evaluate import eagerly
+from steepest.train.kinds.base import Kind
 from steepest.train.run import Listener, RunConfig
 
 CONTEXT = 256  # tokens a sequence, of any text
-
-
-class Kind(ABC):
-    """What is particular to the runs of one objective. Each class is final."""
-
-    @classmethod
-    @abstractmethod
-    def prepare(cls, config: RunConfig, cache: Path, listen: Listener) -> tuple[Self, RunConfig, Examples]:
-        """Read the data a config names; what only the data can tell (labels, columns) goes into the config."""
-
-    @classmethod
-    @abstractmethod
-    def open(cls, folder: RunFolder, config: RunConfig) -> Self:
-        """The kind of a run that exists, from its folder, without its data."""
-
-    @abstractmethod
-    def examples(self, folder: RunFolder, config: RunConfig, cache: Path, listen: Listener) -> Examples:
-        """The data of a run that exists; data that has changed since is a ``DataError``."""
-
-    @abstractmethod
-    def batches_of(
-        self, sources: Sequence[str], config: RunConfig, cache: Path, listen: Listener
-    ) -> Iterable[AnyBatch]:
-        """All of some other data, as batches to be judged on."""
-
-    @abstractmethod
-    def shape(self, config: RunConfig) -> dict[str, Any]:
-        """What the data alone fixes of the trunk's config, at least ``vocab_size`` and ``context``."""
-
-    @abstractmethod
-    def objective(self, config: RunConfig, trunk: Transformer) -> Objective:
-        """Put the objective on a trunk."""
-
-    @abstractmethod
-    def save(self, folder: RunFolder) -> None:
-        """Write what the run needs besides config and weights into its folder."""
-
-    def conclude(
-        self, objective: Objective, examples: Examples, config: RunConfig, out_of_time: Callable[[], bool]
-    ) -> dict[str, Any]:
-        """What else belongs into ``result.json``: a sample, a baseline, a calibration."""
-        return {}
 
 
 @dataclass
@@ -151,14 +103,6 @@ class NextTokenKind(Kind):
                 if out_of_time():
                     break
         return {"sample": self.tokenizer.decode([token for token in written if token != end])}
-
-
-KINDS: dict[str, type[Kind]] = {"next-token": NextTokenKind}
-
-
-def kind_of(config: RunConfig) -> type[Kind]:
-    """The kind that a config's objective names."""
-    return KINDS[config.objective.kind]
 
 
 def _prepare_corpus(config: RunConfig, cache: Path, listen: Listener) -> Corpus:

@@ -1,0 +1,15 @@
+"""Kinds of runs: what differs between objectives. A new kind is a file here, named in ``KINDS``."""
+
+from steepest.train.kinds.base import Kind
+from steepest.train.kinds.next_token import NextTokenKind
+from steepest.train.run import RunConfig
+
+KINDS: dict[str, type[Kind]] = {"next-token": NextTokenKind}
+
+
+def kind_of(config: RunConfig) -> type[Kind]:
+    """The kind that a config's objective names."""
+    return KINDS[config.objective.kind]
+
+
+__all__ = ["KINDS", "Kind", "NextTokenKind", "kind_of"]
