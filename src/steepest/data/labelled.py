@@ -1,0 +1,390 @@
+"""Labelled texts: read, checked, split without leaks, and as batches for training and judging.
+
+    label    text                        TSV (with or without a header), CSV, JSON lines, Parquet
+    sports   Ward still standing ...
+
+Equal texts (but for case and white space) never stand on both sides of a split: what the development or test part
+holds is taken out of training, and a development part that is split off takes all copies of a text or none. Every
+class keeps a row to train on.
+
+Shapes: N rows, B rows of a batch, T positions, C classes.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from steepest.config import nearest
+from steepest.data.batches import BatchesConfig
+from steepest.data.formats import NoColumnError
+from steepest.data.padding import Ints, RaggedIds, batches_an_epoch, sorted_batches
+from steepest.data.rows import Rows, read_rows
+from steepest.errors import DataError
+
+LABEL_NAMES = ("label", "labels", "class", "category", "target", "intent", "y")
+TEXT_NAMES = ("text", "sentence", "sequence", "document", "content", "smiles", "x")
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Texts, each with the name of its class ("" where the file has no labels)."""
+
+    texts: list[str]
+    labels: list[str]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def take(self, rows: Sequence[int] | Ints) -> "Labelled":
+        """Some rows, in that order."""
+        return Labelled([self.texts[row] for row in rows], [self.labels[row] for row in rows])
+
+
+def read_labelled(
+    path: Path | str, *, text_column: str | None = None, label_column: str | None = None, labels: bool = True
+) -> Labelled:
+    """Read labelled texts; columns that are not named are found by their usual names, or as the only other one.
+
+    Args:
+        labels: whether there must be any.
+
+    Raises:
+        DataError: no such file or column (names the nearest), or no row.
+    """
+    known = [name for name in (text_column, label_column) if name]
+    rows = read_rows(path, headers=known or (*LABEL_NAMES, *TEXT_NAMES))
+    if not labels and len(rows.columns) == 1:
+        return Labelled([cell for (cell,) in rows.cells], [""] * len(rows))
+    label = _column(rows, label_column, LABEL_NAMES, text_column, "label")
+    text = _column(rows, text_column, TEXT_NAMES, label, "text")
+    if text is None or (labels and label is None):
+        what, option = ("text", "--text-column") if text is None else ("label", "--label-column")
+        raise DataError(
+            f"{rows.label}: which column is the {what}? Its columns: {', '.join(rows.columns)}; name it with {option}"
+        )
+    return Labelled(rows.column(text), rows.column(label) if label else [""] * len(rows))
+
+
+def _column(
+    rows: Rows, asked: str | None, usual: Sequence[str], other: str | None, what: str
+) -> str | None:
+    """The name of a column: the one asked for, one with a usual name, or of two columns the remaining one."""
+    if asked is not None:
+        if asked not in rows.columns:
+            raise NoColumnError(
+                f'{rows.label}: no column "{asked}"{nearest(asked, rows.columns) or "."} '
+                f"Its columns: {', '.join(rows.columns)}; choose with --{what}-column"
+            )
+        return asked
+    if not rows.named and len(rows.columns) == 2:
+        return _unnamed(rows, other, what)
+    lower = {name.lower(): name for name in rows.columns if name != other}
+    for name in usual:
+        if name in lower:
+            return lower[name]
+    return next(iter(lower.values())) if len(lower) == 1 and other is not None else None
+
+
+def _unnamed(rows: Rows, other: str | None, what: str) -> str:
+    """Of two columns without names the label is the one with fewer different values, the first if equal."""
+    first, second = rows.columns
+    if other is not None:
+        return second if other == first else first
+    kinds = [len(set(rows.column(name))) for name in (first, second)]
+    label = second if kinds[1] < kinds[0] else first
+    return label if what == "label" else (second if label == first else first)
+
+
+def key_of(text: str) -> str:
+    """What makes two texts the same: all but case and white space.
+
+    >>> key_of("Who is  it?") == key_of("who is it? ")
+    True
+    """
+    return " ".join(text.lower().split())
+
+
+@dataclass(frozen=True)
+class LabelledSplit:
+    """Training and development rows, and what was done to part them.
+
+    Attributes:
+        notes: in words, for people: what was taken out and why.
+        given: whether the development part is a file of its own.
+    """
+
+    train: Labelled
+    development: Labelled
+    names: tuple[str, ...]
+    notes: list[str]
+    given: bool
+
+
+def split_labelled(
+    train: Labelled,
+    *,
+    development: Labelled | None = None,
+    test: Labelled | None = None,
+    share: float = 0.1,
+    keep_leaks: bool = False,
+    where: str = "the data",
+) -> LabelledSplit:
+    """Part labelled rows into training and development, without leaks.
+
+    Args:
+        development: rows of their own; a ``share`` of the training rows is split off if ``None``.
+        test: rows that training must not have seen.
+        keep_leaks: leave copies of development and test rows in training, but say so.
+
+    Raises:
+        DataError: one class only, nothing but empty texts, or no row left.
+    """
+    notes: list[str] = []
+    others = {"the test part": test, "the development part": development}
+    kept = np.ones(len(train), dtype=bool)
+    keys = [key_of(text) for text in train.texts]
+    for name, other in others.items():
+        if other is None:
+            continue
+        seen = {key_of(text) for text in other.texts}
+        shared = np.array([key in seen for key in keys], dtype=bool)
+        if shared.any():
+            what = "left in (keep_leaks)" if keep_leaks else "taken out of training"
+            notes.append(f"{shared.sum():,} texts to train on are also in {name}: {what}")
+            if not keep_leaks:
+                kept &= ~shared
+    train = train.take(np.flatnonzero(kept))
+    counts = Counter(train.labels)
+    names = tuple(sorted(counts))
+    _check(train, counts, where, notes)
+    notes += _conflicts(train)
+    given = development is not None
+    if development is None:
+        train, development = _split_off(train, counts, share)
+    unknown = sorted(set(development.labels) - set(names))
+    if unknown:
+        notes.append(
+            f"{len(unknown)} classes of the development part are not in training and count as wrong: {_few(unknown)}"
+        )
+    return LabelledSplit(train, development, names, notes, given)
+
+
+def _check(train: Labelled, counts: Counter[str], where: str, notes: list[str]) -> None:
+    if not len(train):
+        raise DataError(f"{where}: no row is left to train on: all its texts are in the other parts")
+    if len(counts) < 2:
+        raise DataError(
+            f'{where}: all {len(train):,} texts are of one class, "{next(iter(counts))}"; classification needs two'
+        )
+    empty = sum(not text.strip() for text in train.texts)
+    if empty == len(train):
+        raise DataError(f"{where}: every text is empty; is it the right column? Choose with --text-column")
+    if empty:
+        notes.append(f"{empty:,} texts are empty; they are kept, as texts without a word")
+    single = sorted(name for name, count in counts.items() if count == 1)
+    if single:
+        notes.append(f"{len(single)} classes have one text only, which trains and cannot be judged: {_few(single)}")
+
+
+def _conflicts(train: Labelled) -> list[str]:
+    labels: dict[str, set[str]] = {}
+    for text, label in zip(train.texts, train.labels, strict=True):
+        labels.setdefault(key_of(text), set()).add(label)
+    count = sum(len(found) > 1 for found in labels.values())
+    return [f"{count:,} texts stand there with several labels: no model can have all of them right"] if count else []
+
+
+def _split_off(train: Labelled, counts: Counter[str], share: float) -> tuple[Labelled, Labelled]:
+    """Hold out a share of every class, texts in the order of a hash; copies of a text go together."""
+    keys = [key_of(text) for text in train.texts]
+    hashes = [hashlib.blake2b(key.encode(), digest_size=8).digest() for key in keys]
+    held: set[str] = set()
+    taken: Counter[str] = Counter()
+    for row in sorted(range(len(train)), key=lambda row: hashes[row]):
+        label, key = train.labels[row], keys[row]
+        # By halves, so that a class of 5 gives one row at a share of 0.1.
+        if key in held or (taken[label] < round(share * counts[label]) and taken[label] + 1 < counts[label]):
+            held.add(key)
+            taken[label] += 1
+    inside = np.array([key in held for key in keys], dtype=bool)
+    for label in counts:  # copies may have taken all of a class
+        rows = [row for row in range(len(train)) if train.labels[row] == label]
+        if all(inside[row] for row in rows):
+            inside[[row for row in range(len(train)) if keys[row] == keys[rows[0]]]] = False
+    return train.take(np.flatnonzero(~inside)), train.take(np.flatnonzero(inside))
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(f'"{name}"' for name in names[:5]) + (" ..." if len(names) > 5 else "")
+
+
+@dataclass(frozen=True)
+class LabelledBatch:
+    """Some labelled texts.
+
+    Attributes:
+        ids_BT: int64, filled up behind each text's end.
+        lengths_B: int64 tokens of each.
+        labels_B: int64 classes; one beyond the model's is a class it does not know.
+        offset_BC: float32, what another model says already, as log-probabilities.
+        calibrates: these rows may choose what is fitted on held-out rows.
+    """
+
+    ids_BT: Tensor
+    lengths_B: Tensor
+    labels_B: Tensor
+    offset_BC: Tensor
+    calibrates: bool = False
+
+    @property
+    def n_targets(self) -> int:
+        """Texts."""
+        return len(self.labels_B)
+
+    def to(self, device: torch.device | str) -> "LabelledBatch":
+        """The same batch on a device."""
+        moved = (each.to(device, non_blocking=True) for each in self._tensors())
+        return LabelledBatch(*moved, calibrates=self.calibrates)
+
+    def split(self, rows: int) -> list["LabelledBatch"]:
+        """Micro-batches of at most ``rows`` texts, in order, each no wider than its longest text."""
+        if rows >= len(self.labels_B):
+            return [self]
+        parts = []
+        for at in range(0, len(self.labels_B), rows):
+            ids, lengths, labels, offset = (each[at : at + rows] for each in self._tensors())
+            parts.append(LabelledBatch(ids, lengths, labels, offset, self.calibrates))
+        return parts
+
+    def _tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.ids_BT, self.lengths_B, self.labels_B, self.offset_BC
+
+
+@dataclass(frozen=True)
+class EncodedRows:
+    """Labelled texts as token ids, with what another model says of them.
+
+    Attributes:
+        labels_N: int64.
+        offset_NC: float32 log-probabilities.
+    """
+
+    ids: RaggedIds
+    labels_N: Ints
+    offset_NC: Floats
+
+    def batch(self, rows: Ints, *, context: int, fill: int, calibrates: bool = False) -> LabelledBatch:
+        """Some rows as a batch."""
+        ids_BT, lengths_B = self.ids.pad(rows, context=context, fill=fill)
+        labels_B, offset_BC = torch.from_numpy(self.labels_N[rows]), torch.from_numpy(self.offset_NC[rows])
+        return LabelledBatch(ids_BT, lengths_B, labels_B, offset_BC, calibrates)
+
+    def batches(
+        self, *, context: int, fill: int, size: int = 64, calibrates: bool = False
+    ) -> Iterator[LabelledBatch]:
+        """All rows once, the short ones first."""
+        order = np.argsort(self.ids.lengths, kind="stable")
+        for at in range(0, len(order), size):
+            yield self.batch(order[at : at + size], context=context, fill=fill, calibrates=calibrates)
+
+
+class LabelledBatches:
+    """The endless sequence of training batches: a pure function of (seed, step).
+
+    Args:
+        rows: what to train on.
+        context: longer texts are cut there.
+        batch: texts of a step.
+        fill: the id behind a text's end.
+    """
+
+    def __init__(
+        self, rows: EncodedRows, *, context: int, batch: int, seed: int, fill: int, fingerprint: str
+    ) -> None:
+        self.rows, self.context, self.batch, self.seed = rows, context, batch, seed
+        self.fill, self.fingerprint = fill, fingerprint
+        self.n_sequences = len(rows.labels_N)
+        self.a_epoch = batches_an_epoch(self.n_sequences, batch)
+        self._epoch = lru_cache(maxsize=2)(self._make_epoch)
+
+    def at(self, step: int) -> LabelledBatch:
+        """The batch of a step."""
+        epoch, place = divmod(step, self.a_epoch)
+        return self.rows.batch(self._epoch(epoch)[place], context=self.context, fill=self.fill)
+
+    def epoch(self, step: int) -> float:
+        """Epochs behind at the beginning of a step."""
+        return step / self.a_epoch
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the sequence is a sequence of."""
+        return {
+            "seed": self.seed,
+            "context": self.context,
+            "batch": self.batch,
+            "fingerprint": self.fingerprint,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Nothing to go on from, the step says it all; another sequence's state is a ``DataError``."""
+        for name, mine in self.state_dict().items():
+            if state.get(name) != mine:
+                raise DataError(
+                    f"the saved order of the data has {name} {state.get(name)}, this run has {mine}; restore "
+                    f"{'the data it was saved with' if name == 'fingerprint' else 'that setting'} or start a new run"
+                )
+
+    def _make_epoch(self, epoch: int) -> list[Ints]:
+        lengths = np.minimum(self.rows.ids.lengths, self.context)
+        return sorted_batches(lengths, batch=self.batch, seed=self.seed, epoch=epoch)
+
+
+@dataclass(frozen=True)
+class LabelledExamples:
+    """Labelled rows to train on and to be judged on.
+
+    Attributes:
+        path: the training file.
+        fill: the id behind a text's end.
+        fingerprint: of texts, labels and offsets.
+    """
+
+    path: Path
+    train: EncodedRows
+    development: EncodedRows
+    fill: int
+    fingerprint: str
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def train_tokens(self) -> int:
+        """Tokens to learn from."""
+        return len(self.train.ids.tokens)
+
+    @property
+    def held_out_tokens(self) -> int:
+        """Tokens of the development part."""
+        return len(self.development.ids.tokens)
+
+    def train_batches(self, config: BatchesConfig, *, context: int, rows: int) -> LabelledBatches:
+        """Batches of ``rows`` texts."""
+        return LabelledBatches(
+            self.train, context=context, batch=rows, seed=config.seed, fill=self.fill, fingerprint=self.fingerprint
+        )  # fmt: skip
+
+    def held_out_batches(
+        self, config: BatchesConfig, *, context: int, tokens: int | None = None
+    ) -> Iterator[LabelledBatch]:
+        """The development part, always whole: a metric of a part of it would choose by chance."""
+        return self.development.batches(context=context, fill=self.fill, calibrates=True)
