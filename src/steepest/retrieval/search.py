@@ -10,7 +10,6 @@ Shapes: N queries, M documents.
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from steepest.retrieval.ranks import rank_values, ranks_in
