@@ -21,7 +21,7 @@ FLOORS = [
         "manifest",
         "state_dicts",
     ],
-    ["memory", "data", "checkpoint", "retrieval"],
+    ["memory", "data", "checkpoint", "lexical", "retrieval"],
     ["model"],
     ["objectives"],
     ["health"],

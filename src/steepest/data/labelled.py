@@ -76,9 +76,7 @@ def read_labelled(
     return Labelled(rows.column(text), rows.column(label) if label else [""] * len(rows))
 
 
-def _column(
-    rows: Rows, asked: str | None, usual: Sequence[str], other: str | None, what: str
-) -> str | None:
+def _column(rows: Rows, asked: str | None, usual: Sequence[str], other: str | None, what: str) -> str | None:
     """The name of a column: the one asked for, one with a usual name, or of two columns the remaining one."""
     if asked is not None:
         if asked not in rows.columns:
@@ -194,7 +192,9 @@ def _check(train: Labelled, counts: Counter[str], where: str, notes: list[str]) 
         notes.append(f"{empty:,} texts are empty; they are kept, as texts without a word")
     single = sorted(name for name, count in counts.items() if count == 1)
     if single:
-        notes.append(f"{len(single)} classes have one text only, which trains and cannot be judged: {_few(single)}")
+        notes.append(
+            f"{len(single)} classes have one text only, which trains and cannot be judged: {_few(single)}"
+        )
 
 
 def _conflicts(train: Labelled) -> list[str]:
@@ -202,7 +202,11 @@ def _conflicts(train: Labelled) -> list[str]:
     for text, label in zip(train.texts, train.labels, strict=True):
         labels.setdefault(key_of(text), set()).add(label)
     count = sum(len(found) > 1 for found in labels.values())
-    return [f"{count:,} texts stand there with several labels: no model can have all of them right"] if count else []
+    return (
+        [f"{count:,} texts stand there with several labels: no model can have all of them right"]
+        if count
+        else []
+    )
 
 
 def _split_off(train: Labelled, counts: Counter[str], share: float) -> tuple[Labelled, Labelled]:
@@ -254,8 +258,8 @@ class LabelledBatch:
 
     def to(self, device: torch.device | str) -> "LabelledBatch":
         """The same batch on a device."""
-        moved = (each.to(device, non_blocking=True) for each in self._tensors())
-        return LabelledBatch(*moved, calibrates=self.calibrates)
+        ids, lengths, labels, offset = (each.to(device, non_blocking=True) for each in self._tensors())
+        return LabelledBatch(ids, lengths, labels, offset, self.calibrates)
 
     def split(self, rows: int) -> list["LabelledBatch"]:
         """Micro-batches of at most ``rows`` texts, in order, each no wider than its longest text."""

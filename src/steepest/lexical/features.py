@@ -11,6 +11,7 @@ Shapes: N texts, F features. Source: K. Spärck Jones, "A statistical interpreta
 """
 
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from steepest.errors import DataError
+
+FEW = 2000  # texts, below which a term that only one has is kept too
 SAMPLE = 2000  # texts looked at to decide which views suit them
 LONGEST_ALIGNED = 512  # characters of sequences whose positions are features
 SPREAD = 0.02  # of lengths, up to which sequences count as aligned
@@ -47,33 +51,69 @@ class View:
         return vectorizer.transform(texts)
 
 
-def fit_views(names: Sequence[str], texts: Sequence[str]) -> tuple[list[View], Any]:
-    """Learn the terms of some views; returns the views and the texts as one sparse matrix.
+@dataclass(frozen=True)
+class Bag:
+    """Texts as some views see them.
 
-    >>> views, matrix = fit_views(["words"], ["to be", "not to be"])
-    >>> views[0].terms, matrix.shape
+    Attributes:
+        matrices: sparse float32 (N, F), one a view.
+        seconds: it took to make each.
+    """
+
+    views: tuple[View, ...]
+    matrices: tuple[Any, ...]
+    seconds: tuple[float, ...]
+
+    @property
+    def matrix(self) -> Any:
+        """All views side by side."""
+        from scipy import sparse
+
+        return sparse.hstack(self.matrices).tocsr()
+
+    def select(self, name: str) -> "Bag":
+        """One view alone."""
+        at = [view.name for view in self.views].index(name)
+        return Bag((self.views[at],), (self.matrices[at],), (self.seconds[at],))
+
+    def extend(self, texts: Sequence[str]) -> "Bag":
+        """More texts below, by the terms that are known."""
+        from scipy import sparse
+
+        below = [view.transform(texts) for view in self.views]
+        both = (sparse.vstack(pair).tocsr() for pair in zip(self.matrices, below, strict=True))
+        return Bag(self.views, tuple(both), self.seconds)
+
+
+def make_bag(names: Sequence[str], texts: Sequence[str]) -> Bag:
+    """Learn the terms of some views from texts; a view that finds no term in any is left out.
+
+    >>> bag = make_bag(["words"], ["to be", "not to be"])
+    >>> bag.views[0].terms, bag.matrix.shape
     (['be', 'not', 'not to', 'to', 'to be'], (2, 5))
     """
-    from scipy import sparse
-
-    views, matrices = [], []
+    found: list[tuple[View, Any, float]] = []
     for name in names:
-        vectorizer = _vectorizer(name, min_df=1 if len(texts) < 2000 else CUTS[name].least)
+        began = time.perf_counter()
+        vectorizer = _vectorizer(name, min_df=1 if len(texts) < FEW else CUTS[name].least)
         try:
-            matrices.append(vectorizer.fit_transform(texts))
-        except ValueError:  # not a single term, as among empty texts
+            matrix = vectorizer.fit_transform(texts)
+        except ValueError:  # scikit-learn's answer to an empty vocabulary
             continue
         terms = [str(term) for term in vectorizer.get_feature_names_out()]
-        views.append(View(name, terms, vectorizer.idf_.astype(np.float32)))
-    return views, sparse.hstack(matrices).tocsr() if matrices else sparse.csr_matrix((len(texts), 0))
+        view = View(name, terms, vectorizer.idf_.astype(np.float32))
+        found.append((view, matrix, time.perf_counter() - began))
+    if not found:
+        raise DataError("the texts hold no letter or digit: there is nothing to tell them apart by")
+    views, matrices, seconds = zip(*found, strict=True)
+    return Bag(views, matrices, seconds)
 
 
 def transform(views: Sequence[View], texts: Sequence[str]) -> Any:
     """Texts as one sparse matrix, the views side by side."""
     from scipy import sparse
 
-    matrices = [view.transform(texts) for view in views]
-    return sparse.hstack(matrices).tocsr() if matrices else sparse.csr_matrix((len(texts), 0))
+    return sparse.hstack([view.transform(texts) for view in views]).tocsr()
 
 
 def suitable_views(texts: Sequence[str]) -> list[str]:

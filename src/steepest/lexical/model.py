@@ -12,6 +12,7 @@ Generalization", 1992.
 """
 
 import json
+import time
 import warnings
 import zlib
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from steepest.errors import CheckpointError
-from steepest.lexical.features import View, fit_views, transform
+from steepest.lexical.features import Bag, View, transform
 
 Floats = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
@@ -32,6 +33,11 @@ STRENGTH = 10.0  # the regression's C: large means little regularisation
 STEPS = 100  # of L-BFGS, at most
 DEAR = 2.5e8  # features x classes of all texts, above which fewer folds are made
 FOLDS, FEW_FOLDS = 5, 3
+BASELINES = {
+    "words": "TF-IDF of words + logistic regression",
+    "characters": "TF-IDF of characters + logistic regression",
+    "strings": "TF-IDF of characters + logistic regression",
+}
 
 
 @dataclass(frozen=True)
@@ -77,43 +83,50 @@ class LexicalModel:
             raise CheckpointError(f"{folder}: its lexical model cannot be read: {error}") from None
 
 
-def fit_lexical(
-    names: Sequence[str], texts: Sequence[str], labels_N: Labels, classes: int, *, strength: float = STRENGTH
-) -> LexicalModel:
-    """Fit a regression on some views of labelled texts.
+def fit_lexical(bag: Bag, labels_N: Labels, classes: int, *, strength: float = STRENGTH) -> LexicalModel:
+    """Fit a regression on texts as some views see them.
 
     Args:
-        names: of views, see ``features``.
         labels_N: int64, 0 .. classes - 1; a class without a text stays all but impossible.
 
-    >>> model = fit_lexical(["words"], ["good", "so good", "bad", "so bad"], np.array([1, 1, 0, 0]), 2)
-    >>> model.log_probabilities(["good", "bad bad", ""]).argmax(1)[:2].tolist()
+    >>> from steepest.lexical.features import make_bag
+    >>> bag = make_bag(["words"], ["good", "so good", "bad", "so bad"])
+    >>> model = fit_lexical(bag, np.array([1, 1, 0, 0]), 2)
+    >>> model.log_probabilities(["good", "bad bad"]).argmax(1).tolist()
     [1, 0]
     """
-    views, matrix = fit_views(names, texts)
-    return LexicalModel(tuple(views), *regress(matrix, labels_N, classes, strength=strength))
+    return LexicalModel(bag.views, *regress(bag.matrix, labels_N, classes, strength=strength))
 
 
 def cross_fit(
-    names: Sequence[str], texts: Sequence[str], labels_N: Labels, classes: int, *, strength: float = STRENGTH
-) -> tuple[LexicalModel, Floats]:
-    """Fit a regression; returns it and the cross-fitted log-probabilities of its own texts (N, C).
+    bag: Bag, texts: Sequence[str], labels_N: Labels, classes: int, *, strength: float = STRENGTH
+) -> Floats:
+    """Log-probabilities of texts from regressions that have not seen them, float32 (N, C).
 
-    Folds are made by a hash of the text, so equal texts are left out together. Terms and their IDF are learnt
-    from all texts, for they know no labels.
+    Folds are made by a hash of the text, so equal texts are left out together. Terms and their IDF are those of all
+    texts, for they know no labels.
     """
-    views, matrix = fit_views(names, texts)
-    weights_FC, bias_C = regress(matrix, labels_N, classes, strength=strength)
+    matrix = bag.matrix
     folds = FOLDS if matrix.nnz * classes <= DEAR else FEW_FOLDS
     fold_N = np.array([zlib.crc32(text.encode()) % folds for text in texts])
     cross_NC = np.empty((len(texts), classes), dtype=np.float32)
     for fold in range(folds):
         inside, outside = np.flatnonzero(fold_N == fold), np.flatnonzero(fold_N != fold)
-        if not len(inside):
-            continue
-        fitted = regress(matrix[outside], labels_N[outside], classes, strength=strength)
-        cross_NC[inside] = log_softmax(matrix[inside] @ fitted[0] + fitted[1])
-    return LexicalModel(tuple(views), weights_FC, bias_C), cross_NC
+        if len(inside):
+            weights_FC, bias_C = regress(matrix[outside], labels_N[outside], classes, strength=strength)
+            cross_NC[inside] = log_softmax(matrix[inside] @ weights_FC + bias_C)
+    return cross_NC
+
+
+def fit_baselines(bag: Bag, labels_N: Labels, classes: int) -> dict[str, tuple[LexicalModel, float]]:
+    """What a result is held against: a regression on words and one on characters, each with its seconds."""
+    found = {}
+    for view in bag.views:
+        if view.name in BASELINES:
+            began, part = time.perf_counter(), bag.select(view.name)
+            model = fit_lexical(part, labels_N, classes)
+            found[BASELINES[view.name]] = (model, part.seconds[0] + time.perf_counter() - began)
+    return found
 
 
 def regress(matrix: Any, labels_N: Labels, classes: int, *, strength: float) -> tuple[Floats, Floats]:

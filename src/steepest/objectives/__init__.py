@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from steepest.objectives.base import KindConfig, Objective
-from steepest.objectives.classification import ClassificationConfig
+from steepest.objectives.classification import Classification, ClassificationConfig
 from steepest.objectives.next_token import NextToken, NextTokenConfig
 
 
@@ -20,6 +20,7 @@ ObjectiveConfig = Annotated[
 ]
 
 __all__ = [
+    "Classification",
     "ClassificationConfig",
     "KindConfig",
     "NextToken",

@@ -26,6 +26,7 @@ from steepest.train.memory_watch import MemoryWatch
 from steepest.train.metrics import MetricsLog
 from steepest.train.run import Listener, RunConfig, resolve_autocast, sequences_per_step
 from steepest.train.speed import fastest_threads
+from steepest.train.proxy import proxy
 from steepest.train.state import TrainState
 
 EXIT_SECONDS = 0.5  # from the last line printed to the end of the process
@@ -107,8 +108,11 @@ class Session:
                         (1, self._save_when_due),
                     ],
                     interrupted=lambda: self.signal is not None,
+                    enough=self._enough,
                     device=self.device,
                 )
+                if self._enough():
+                    self._event("stopped early", step=self.state.step, evaluations=self.state.stale)
                 if finished and self._evaluated_step != self.state.step:
                     self._evaluate()
                 self.save()
@@ -264,8 +268,15 @@ class Session:
         self.log.append(record)
         self.listen("evaluation", {"record": record})
         if state.step and self.objective.better(metrics[metric], state.best.get(metric)):
-            state.best = {"step": state.step, metric: metrics[metric]}
+            state.best, state.stale = {"step": state.step, metric: metrics[metric]}, 0
             self.save()
+        elif state.step:
+            state.stale += 1
+
+    def _enough(self) -> bool:
+        """Whether the metric has not risen for so many evaluations that going on is a waste."""
+        patience = self.config.train.patience
+        return patience is not None and self.state.stale >= patience
 
     # -- checkpoints ----------------------------------------------------------------------------------
 
@@ -299,6 +310,7 @@ class Session:
         metrics = self._measure(self._final_tokens, exact=True)
         self.listen("concluding", {})
         conclusion = self.kind.conclude(self.objective, self.examples, self.config, self._out_of_time)
+        conclusion |= {"proxy": proxy(self.folder.read_metrics(), best_step, self.objective)}
         result = Result(True, state.step, state.tokens, self.elapsed(), best_step, metrics,
                         self._final_tokens, conclusion)  # fmt: skip
         self.folder.write_json(self.folder.result, {

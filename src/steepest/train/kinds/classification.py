@@ -1,0 +1,371 @@
+"""Runs of classification: labelled texts, a lexical model to start from, baselines and intervals at the end."""
+
+import hashlib
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from steepest.data.examples import AnyBatch, Examples
+from steepest.data.labelled import (
+    EncodedRows,
+    Labelled,
+    LabelledExamples,
+    LabelledSplit,
+    read_labelled,
+    split_labelled,
+)
+from steepest.data.padding import RaggedIds
+from steepest.errors import CheckpointError, ConfigError, DataError
+from steepest.lexical import (
+    Bag,
+    LexicalModel,
+    cross_fit,
+    fit_baselines,
+    fit_lexical,
+    make_bag,
+    suitable_views,
+)
+from steepest.model import Transformer
+from steepest.objectives import Classification, ClassificationConfig, Objective
+from steepest.objectives.scores import QUICK, classification_scores, score_interval
+from steepest.runs import RunFolder
+from steepest.tokenizer import Tokenizer, chars_tokenizer, make_tokenizer
+from steepest.tokenizer.bpe import train_up_to
+from steepest.train.evaluate import measure_all
+from steepest.train.kinds.base import Kind
+from steepest.train.run import Listener, RunConfig
+
+LONGEST = 256  # tokens, unless a longer context is asked for
+MOST_TOKENS, BYTES_A_TOKEN = 8192, 64  # of the vocabulary: all words that come often
+BATCH = 32  # texts a step
+EVALUATIONS, PATIENCE = 24, 10
+DEVELOPMENT_SHARE = 0.1
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass
+class ClassificationKind(Kind):
+    """Classification of labelled texts.
+
+    Attributes:
+        tokenizer: text <-> ids, made from training texts only.
+        lexical: the lexical model that predicts; none if it is switched off.
+        offsets: its log-probabilities of the training rows (cross-fitted) and of the development rows.
+        idf_V: weight of each token in a text's mean.
+        data: fingerprint of the split's texts and labels.
+        context: tokens of a text, at most.
+        facts: what is said of the data and of the baselines, for ``result.json``.
+    """
+
+    tokenizer: Tokenizer
+    lexical: LexicalModel | None
+    offsets: tuple[Floats, Floats]
+    idf_V: Floats
+    data: str
+    context: int
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    most_matrix_parameters: ClassVar[int | None] = 500_000
+
+    @classmethod
+    def prepare(
+        cls, config: RunConfig, cache: Path, listen: Listener
+    ) -> tuple[Self, RunConfig, LabelledExamples]:
+        """Read and split the rows, make the tokenizer, fit the lexical model and the baselines."""
+        split, test = _read(config)
+        objective = _objective_config(config)
+        objective = objective.replace(labels=list(split.names), counts=_counts(split))
+        tokenizer = _tokenizer(config, split.train.texts)
+        train_ids = _encode(tokenizer, split.train.texts)
+        context = config.model.context if "context" in config.model.model_fields_set else _context(train_ids)
+        labels_N = _numbers(split.train, split.names)
+        facts: dict[str, Any] = {
+            "rows": {"train": len(split.train), "development": len(split.development)},
+            "notes": split.notes,
+        }
+        listen("labelled", {"split": split, "tokenizer": tokenizer, "test": test})
+        classes, lexical = len(split.names), None
+        offsets = _nothing(len(split.train), classes), _nothing(len(split.development), classes)
+        began = time.perf_counter()
+        bag = make_bag(suitable_views(split.train.texts), split.train.texts)
+        if objective.lexical:
+            cross_NC = cross_fit(bag, split.train.texts, labels_N, classes)
+            lexical = fit_lexical(bag, labels_N, classes)
+            offsets = cross_NC, lexical.log_probabilities(split.development.texts)
+            if not split.given:  # what predicts may know the rows that chose
+                both = _joined(split)
+                more = both.texts[len(split.train) :]
+                lexical = fit_lexical(bag.extend(more), _numbers(both, split.names), classes)
+        facts["lexical_seconds"] = round(time.perf_counter() - began, 2)
+        facts["baselines"] = _judge_baselines(bag, split, test, objective.metric)
+        listen("baselines", {"baselines": facts["baselines"], "metric": objective.metric})
+        kind = cls(tokenizer, lexical, offsets, _idf(train_ids, tokenizer.vocab_size), _fingerprint(split), context,
+                   facts)  # fmt: skip
+        return kind, _settled(config, objective, context), kind._examples(config, split)
+
+    @classmethod
+    def open(cls, folder: RunFolder, config: RunConfig) -> Self:
+        """With the run's own tokenizer and lexical model."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        try:
+            tensors = load_file(folder.path / "offsets.safetensors")
+            facts = json.loads((folder.path / "labelled.json").read_text(encoding="utf-8"))
+            offsets = tensors["train_NC"], tensors["development_NC"]
+            idf_V = tensors["idf_V"]
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            raise CheckpointError(
+                f"run {folder.name}: offsets or labelled.json cannot be read: {error}"
+            ) from None
+        lexical = LexicalModel.load(folder.path) if _objective_config(config).lexical else None
+        tokenizer = Tokenizer.load(folder.tokenizer)
+        return cls(tokenizer, lexical, offsets, idf_V, facts.pop("data"), config.model.context, facts)
+
+    def examples(
+        self, folder: RunFolder, config: RunConfig, cache: Path, listen: Listener
+    ) -> LabelledExamples:
+        """The run's rows, read and split again, with the offsets it began with."""
+        split, test = _read(config)
+        if _fingerprint(split) != self.data:
+            raise DataError(
+                f"the data of run {folder.name} has changed since it began; put the old data back, or start a new run"
+            )
+        listen("labelled", {"split": split, "tokenizer": self.tokenizer, "test": test})
+        return self._examples(config, split)
+
+    def batches_of(
+        self, sources: Sequence[str], config: RunConfig, cache: Path, listen: Listener
+    ) -> Iterable[AnyBatch]:
+        """Labelled rows of other files; classes that training did not have count as wrong."""
+        objective = _objective_config(config)
+        rows = _read_all(sources, config)
+        unknown = sorted(set(rows.labels) - set(objective.labels))
+        if unknown:
+            listen("event", {"event": "classes that training did not have", "names": ", ".join(unknown[:5])})
+        return self._encoded(rows, objective).batches(
+            context=config.model.context, fill=self.tokenizer.end_of_text
+        )
+
+    def batches_of_texts(self, texts: Sequence[str], config: RunConfig) -> Iterable[Any]:
+        """Texts without labels, in their order."""
+        objective = _objective_config(config)
+        rows = self._encoded(Labelled(list(texts), [""] * len(texts)), objective)
+        for at in range(0, len(texts), 64):
+            part = np.arange(at, min(at + 64, len(texts)))
+            yield rows.batch(part, context=config.model.context, fill=self.tokenizer.end_of_text)
+
+    def shape(self, config: RunConfig) -> dict[str, Any]:
+        """The tokenizer's vocabulary and the length of the texts."""
+        return {"vocab_size": self.tokenizer.vocab_size, "context": self.context}
+
+    def objective(self, config: RunConfig, trunk: Transformer) -> Classification:
+        """A head for the classes."""
+        return Classification(trunk, _objective_config(config), torch.from_numpy(self.idf_V))
+
+    def save(self, folder: RunFolder) -> None:
+        """Tokenizer, lexical model, offsets, and what is known of the data."""
+        from safetensors.numpy import save_file
+
+        self.tokenizer.save(folder.tokenizer)
+        if self.lexical is not None:
+            self.lexical.save(folder.path)
+        tensors = {"train_NC": self.offsets[0], "development_NC": self.offsets[1], "idf_V": self.idf_V}
+        save_file(tensors, folder.path / "offsets.safetensors")
+        folder.write_json(folder.path / "labelled.json", {"data": self.data, **self.facts})
+
+    def conclude(
+        self, objective: Objective, examples: Examples, config: RunConfig, out_of_time: Callable[[], bool]
+    ) -> dict[str, Any]:
+        """The interval of the metric, the test part if there is one, and the baselines beside them."""
+        assert isinstance(objective, Classification) and isinstance(examples, LabelledExamples)
+        parts: dict[str, Iterable[AnyBatch]] = {
+            "development": examples.held_out_batches(config.batches, context=config.model.context)
+        }
+        if (test := _objective_config(config).test) is not None:
+            parts["test"] = self.batches_of([test], config, Path(), lambda name, fields: None)
+        judged = {}
+        for name, batches in parts.items():
+            measured = measure_all(objective, batches)
+            logits_KNC, labels_N = (
+                torch.cat([one[0] for one in measured], 1),
+                torch.cat([one[1] for one in measured]),
+            )
+            judged[name] = judge(objective.metric, objective.probabilities(logits_KNC), labels_N)
+        lexical, network = objective.blend_K.tolist()
+        return {
+            **self.facts,
+            "judged": judged,
+            "blend": {"lexical": lexical, "network": network},
+            "winner": _winner(judged, self.facts["baselines"], objective.metric, objective.lower_is_better),
+        }
+
+    def _encoded(self, rows: Labelled, objective: ClassificationConfig) -> EncodedRows:
+        classes = len(objective.labels)
+        offset = (
+            _nothing(len(rows), classes)
+            if self.lexical is None
+            else self.lexical.log_probabilities(rows.texts)
+        )
+        labels_N = _numbers(rows, objective.labels)
+        return EncodedRows(_encode(self.tokenizer, rows.texts), labels_N, offset)
+
+    def _examples(self, config: RunConfig, split: LabelledSplit) -> LabelledExamples:
+        train, development = (
+            EncodedRows(_encode(self.tokenizer, rows.texts), _numbers(rows, split.names), offset_NC)
+            for rows, offset_NC in zip((split.train, split.development), self.offsets, strict=True)
+        )
+        path = Path(config.data.sources[0])
+        return LabelledExamples(path, train, development, self.tokenizer.end_of_text, self.data)
+
+
+def judge(metric: str, probabilities_NC: Tensor, labels_N: Tensor) -> dict[str, Any]:
+    """Scores of some predictions, with the bootstrap interval of the metric."""
+    names = dict.fromkeys([metric, *QUICK, "calibration_error"])
+    return {
+        **classification_scores(probabilities_NC, labels_N, names),
+        "interval": score_interval(metric, probabilities_NC, labels_N),
+        "rows": len(labels_N),
+    }
+
+
+def _judge_baselines(
+    bag: Bag, split: LabelledSplit, test: Labelled | None, metric: str
+) -> dict[str, dict[str, Any]]:
+    """Scores of the baselines on the same rows, each with the seconds it took."""
+    labels_N = _numbers(split.train, split.names)
+    parts = {"development": split.development} | ({} if test is None else {"test": test})
+    found: dict[str, dict[str, Any]] = {}
+    for name, (model, seconds) in fit_baselines(bag, labels_N, len(split.names)).items():
+        found[name] = {"seconds": round(seconds, 2)}
+        for part, rows in parts.items():
+            probabilities_NC = torch.from_numpy(np.exp(model.log_probabilities(rows.texts)))
+            found[name][part] = judge(metric, probabilities_NC, torch.from_numpy(_numbers(rows, split.names)))
+    return found
+
+
+def _winner(judged: dict[str, Any], baselines: dict[str, Any], metric: str, lower: bool) -> str:
+    """Who is best on the test part, or on the development part if there is none; "steepest" if equal."""
+    part = "test" if "test" in judged else "development"
+    figures = {"steepest": judged[part][metric]} | {
+        name: one[part][metric] for name, one in baselines.items()
+    }
+    figures = {name: value for name, value in figures.items() if value == value} or {"steepest": 0.0}
+    return (min if lower else max)(figures, key=lambda name: figures[name])
+
+
+def _objective_config(config: RunConfig) -> ClassificationConfig:
+    assert isinstance(config.objective, ClassificationConfig)
+    return config.objective
+
+
+def _read_all(sources: Sequence[str], config: RunConfig) -> Labelled:
+    """The rows of some files, one after the other."""
+    text = config.data.text_column if "text_column" in config.data.model_fields_set else None
+    label = _objective_config(config).label_column
+    parts = [read_labelled(source, text_column=text, label_column=label) for source in sources]
+    return Labelled(
+        [text for part in parts for text in part.texts], [one for part in parts for one in part.labels]
+    )
+
+
+def _read(config: RunConfig) -> tuple[LabelledSplit, Labelled | None]:
+    """The rows a config names, parted without leaks, and the test part."""
+    objective, sources = _objective_config(config), config.data.sources
+    if "sources" not in config.data.model_fields_set:
+        raise ConfigError(
+            "classification needs labelled texts: give a TSV, CSV, JSON lines or Parquet file with --data"
+        )
+    share = config.data.validation if "validation" in config.data.model_fields_set else DEVELOPMENT_SHARE
+    test = None if objective.test is None else _read_all([objective.test], config)
+    split = split_labelled(
+        _read_all(sources, config),
+        development=None if objective.dev is None else _read_all([objective.dev], config),
+        test=test,
+        share=share,
+        keep_leaks=objective.keep_leaks,
+        where=", ".join(sources),
+    )
+    return split, test
+
+
+def _numbers(rows: Labelled, names: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Labels as numbers; what training did not have counts up from the number of classes."""
+    known = {name: at for at, name in enumerate(names)}
+    for label in sorted(set(rows.labels) - set(known)):
+        known[label] = len(known)
+    return np.array([known[label] for label in rows.labels], dtype=np.int64)
+
+
+def _counts(split: LabelledSplit) -> list[int]:
+    counted = Counter(split.train.labels)
+    return [counted[name] for name in split.names]
+
+
+def _joined(split: LabelledSplit) -> Labelled:
+    """Training and development rows whose class training has."""
+    known = [at for at, label in enumerate(split.development.labels) if label in split.names]
+    more = split.development.take(known)
+    return Labelled(split.train.texts + more.texts, split.train.labels + more.labels)
+
+
+def _nothing(rows: int, classes: int) -> Floats:
+    return np.zeros((rows, classes), dtype=np.float32)
+
+
+def _tokenizer(config: RunConfig, texts: Sequence[str]) -> Tokenizer:
+    """As asked; left open, characters for strings without words, else a vocabulary that has the common words."""
+    n_bytes = sum(len(text.encode()) for text in texts)
+    if config.tokenizer.kind != "auto" or config.tokenizer.vocab_size != "auto":
+        return make_tokenizer(config.tokenizer, lambda: texts, n_bytes)
+    if "strings" in suitable_views(texts):
+        return chars_tokenizer(texts)
+    return train_up_to(texts, max(512, min(MOST_TOKENS, n_bytes // BYTES_A_TOKEN)))
+
+
+def _encode(tokenizer: Tokenizer, texts: Sequence[str]) -> RaggedIds:
+    """Texts as ids, with an end of text before and behind: a token that sees them all, and where they begin."""
+    end = np.array([tokenizer.end_of_text], dtype=np.int32)
+    return RaggedIds.join(np.concatenate([end, ids, end]) for ids in tokenizer.encode_batch(list(texts)))
+
+
+def _context(ids: RaggedIds) -> int:
+    """Enough for 99 texts of 100, as a multiple of 8."""
+    return min(LONGEST, 8 * -(-int(np.quantile(ids.lengths, 0.99, method="higher")) // 8))
+
+
+def _idf(ids: RaggedIds, vocab_size: int) -> Floats:
+    """ln((1 + N) / (1 + n_v)) + 1: what a token tells of its text, before anything is learnt."""
+    row = np.repeat(np.arange(len(ids)), ids.lengths)
+    pairs = np.unique(row * vocab_size + ids.tokens)
+    texts_V = np.bincount(pairs % vocab_size, minlength=vocab_size)
+    return (np.log((1 + len(ids)) / (1 + texts_V)) + 1).astype(np.float32)
+
+
+def _fingerprint(split: LabelledSplit) -> str:
+    digest = hashlib.sha256()
+    for rows in (split.train, split.development):
+        for text, label in zip(rows.texts, rows.labels, strict=True):
+            digest.update(f"{label}\t{text}\n".encode())
+        digest.update(b"\0")
+    return digest.hexdigest()
+
+
+def _settled(config: RunConfig, objective: ClassificationConfig, context: int) -> RunConfig:
+    """The config with what classification chooses differently from next-token prediction."""
+    train, batches = config.train, config.batches
+    chosen: dict[str, Any] = {"evaluations": EVALUATIONS, "patience": PATIENCE, "evaluate_tokens": 1 << 40}
+    chosen = {key: value for key, value in chosen.items() if key not in train.model_fields_set}
+    if batches.batch_tokens is None:
+        batches = batches.replace(batch_tokens=BATCH * context)
+    return config.replace(objective=objective, batches=batches, train=train.replace(**chosen))
