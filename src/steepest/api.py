@@ -24,12 +24,13 @@ from steepest.data.examples import Examples
 from steepest.errors import CheckpointError, ConfigError
 from steepest.model import Transformer
 from steepest.model.generate import generate
-from steepest.objectives import NextToken, Objective
+from steepest.objectives import Classification, NextToken, Objective
 from steepest.planning import choose, limit_vocabulary
 from steepest.runs import FORMAT, RunFolder, check_new_name, create_run, open_run, write_atomically
 from steepest.tokenizer import Tokenizer
 from steepest.train.evaluate import evaluate
-from steepest.train.kinds import Kind, kind_of
+from steepest.train.kinds import ClassificationKind, Kind, kind_of
+from steepest.train.kinds.classification import Predictions
 from steepest.train.run import Listener, RunConfig, compose
 from steepest.train.session import Result, Session
 from steepest.train.state import TrainState
@@ -120,6 +121,15 @@ class TrainedRun:
             stop=(self.tokenizer.end_of_text,),
         )
         return self.tokenizer.decode_stream(tokens)
+
+    def predict(self, texts: Sequence[str]) -> "Predictions":
+        """Labels of texts, and how likely each class is (calibrated on the development part)."""
+        if not (isinstance(self.objective, Classification) and isinstance(self.kind, ClassificationKind)):
+            raise ConfigError(
+                f"run {self.folder.name} gives no labels: its objective is {self.config.objective.kind}, "
+                "predict needs classification"
+            )
+        return self.kind.predict(self.objective, texts, self.config)
 
     def evaluate(
         self, sources: Sequence[str] = (), *, cache: Path | None = None, listen: Listener = _silent

@@ -76,6 +76,22 @@ class Display:
         self.line("", f"{summary.documents:,} document{'s' * (summary.documents != 1)}{dropped}{passed}; "
                   f"{how}: {in_count(len(held.tokens))} tokens{'; found encoded' if corpus.reused else ''}")  # fmt: skip
 
+    def _on_labelled(self, split: Any, tokenizer: Any, test: Any = None) -> None:
+        self.close()
+        rows = f"{len(split.train):,} texts to train on, {len(split.development):,} to choose by"
+        rows += "" if test is None else f", {len(test):,} to be judged on"
+        self.line(
+            "data",
+            f"{rows}; {len(split.names)} classes; {tokenizer.kind}, vocabulary {tokenizer.vocab_size:,}",
+        )
+        for note in split.notes:
+            self.line("", note)
+
+    def _on_baselines(self, baselines: dict[str, Any], metric: str) -> None:
+        for name, one in baselines.items():
+            self.line("baseline", f"{one['development'][metric]:.4f} {metric.replace('_', ' ')} to choose by: "
+                      f"{name}, {one['seconds']:.1f} s")  # fmt: skip
+
     def _on_machine(self, threads: int, flops: float, device: str, dtype: str) -> None:
         self.line("machine", f"{device}, {threads} thread{'s' * (threads != 1)}, {flops / 1e9:,.0f} GFLOP/s of float32 "
                   f"measured; training in {dtype}")  # fmt: skip

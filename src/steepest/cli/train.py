@@ -62,6 +62,11 @@ def train(
     text_column: Annotated[
         str | None, typer.Option(help="Column of the text in JSONL, CSV or Parquet.")
     ] = None,
+    label_column: Annotated[str | None, typer.Option(help="Column of the label, to classify.")] = None,
+    dev: Annotated[str | None, typer.Option(help="Rows to choose by.  [default: split off the data]")] = None,
+    test: Annotated[
+        str | None, typer.Option(help="Rows to be judged on at the end, kept out of training.")
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(help="Seed of the weights and of the order of the data.")
     ] = None,
@@ -82,6 +87,9 @@ def train(
     options = {
         "objective.kind": objective,
         "objective.metric": metric,
+        "objective.label_column": label_column,
+        "objective.dev": dev,
+        "objective.test": test,
         "data.text_column": text_column,
         "tokenizer.kind": tokenizer,
         "tokenizer.vocab_size": None

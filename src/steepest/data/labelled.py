@@ -25,7 +25,7 @@ from torch import Tensor
 
 from steepest.config import nearest
 from steepest.data.batches import BatchesConfig
-from steepest.data.formats import NoColumnError
+from steepest.data.formats import NoColumnError, format_of, text_blocks
 from steepest.data.padding import Ints, RaggedIds, batches_an_epoch, sorted_batches
 from steepest.data.rows import Rows, read_rows
 from steepest.errors import DataError
@@ -74,6 +74,15 @@ def read_labelled(
             f"{rows.label}: which column is the {what}? Its columns: {', '.join(rows.columns)}; name it with {option}"
         )
     return Labelled(rows.column(text), rows.column(label) if label else [""] * len(rows))
+
+
+def read_texts(path: Path | str, *, text_column: str | None = None) -> list[str]:
+    """The texts of a table, with labels or without, or of a plain text file, one a line."""
+    path = Path(path)
+    plain = format_of(path) == "text" and path.suffix.lower() not in (".tsv", ".tab")
+    if plain and path.is_file():
+        return b"".join(text_blocks(path, str(path))).decode().splitlines()
+    return read_labelled(path, text_column=text_column, labels=False).texts
 
 
 def _column(rows: Rows, asked: str | None, usual: Sequence[str], other: str | None, what: str) -> str | None:
@@ -288,6 +297,12 @@ class EncodedRows:
     labels_N: Ints
     offset_NC: Floats
 
+    def take(self, rows: Ints) -> "EncodedRows":
+        """Some rows."""
+        bounds = self.ids.bounds
+        ids = RaggedIds.join(self.ids.tokens[bounds[row] : bounds[row + 1]] for row in rows)
+        return EncodedRows(ids, self.labels_N[rows], self.offset_NC[rows])
+
     def batch(self, rows: Ints, *, context: int, fill: int, calibrates: bool = False) -> LabelledBatch:
         """Some rows as a batch."""
         ids_BT, lengths_B = self.ids.pad(rows, context=context, fill=fill)
@@ -390,5 +405,10 @@ class LabelledExamples:
     def held_out_batches(
         self, config: BatchesConfig, *, context: int, tokens: int | None = None
     ) -> Iterator[LabelledBatch]:
-        """The development part, always whole: a metric of a part of it would choose by chance."""
-        return self.development.batches(context=context, fill=self.fill, calibrates=True)
+        """The development part; whole, it may calibrate."""
+        part = self.development
+        whole = tokens is None or tokens >= self.held_out_tokens
+        if not whole and tokens is not None:
+            wanted = max(1, len(part.labels_N) * tokens // max(self.held_out_tokens, 1))
+            part = part.take(np.arange(wanted) * len(part.labels_N) // wanted)
+        return part.batches(context=context, fill=self.fill, calibrates=whole)

@@ -25,9 +25,9 @@ from steepest.train.kinds import Kind
 from steepest.train.loop import Record, run_loop
 from steepest.train.memory_watch import MemoryWatch
 from steepest.train.metrics import MetricsLog
+from steepest.train.proxy import proxy
 from steepest.train.run import Listener, RunConfig, resolve_autocast, sequences_per_step
 from steepest.train.speed import fastest_threads
-from steepest.train.proxy import proxy
 from steepest.train.state import TrainState
 
 EXIT_SECONDS = 0.5  # from the last line printed to the end of the process

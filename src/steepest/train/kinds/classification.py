@@ -53,6 +53,27 @@ DEVELOPMENT_SHARE = 0.1
 Floats = npt.NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class Predictions:
+    """Labels and calibrated probabilities of some texts.
+
+    Attributes:
+        names: of the classes.
+        probabilities: float32 (texts, classes).
+
+    >>> Predictions(("ham", "spam"), np.array([[0.2, 0.8]])).labels
+    ['spam']
+    """
+
+    names: tuple[str, ...]
+    probabilities: npt.NDArray[np.float32]
+
+    @property
+    def labels(self) -> list[str]:
+        """The likeliest class of each text."""
+        return [self.names[at] for at in self.probabilities.argmax(1)]
+
+
 @dataclass
 class ClassificationKind(Kind):
     """Classification of labelled texts.
@@ -157,13 +178,17 @@ class ClassificationKind(Kind):
             context=config.model.context, fill=self.tokenizer.end_of_text
         )
 
-    def batches_of_texts(self, texts: Sequence[str], config: RunConfig) -> Iterable[Any]:
-        """Texts without labels, in their order."""
-        objective = _objective_config(config)
-        rows = self._encoded(Labelled(list(texts), [""] * len(texts)), objective)
-        for at in range(0, len(texts), 64):
-            part = np.arange(at, min(at + 64, len(texts)))
-            yield rows.batch(part, context=config.model.context, fill=self.tokenizer.end_of_text)
+    def predict(self, objective: Classification, texts: Sequence[str], config: RunConfig) -> "Predictions":
+        """Calibrated probabilities of texts, in their order."""
+        names = tuple(_objective_config(config).labels)
+        rows = self._encoded(Labelled(list(texts), [names[0]] * len(texts)), _objective_config(config))
+        order = np.argsort(rows.ids.lengths, kind="stable")
+        batches = rows.batches(context=config.model.context, fill=self.tokenizer.end_of_text)
+        parts = [logits for logits, _, _ in measure_all(objective, batches)]
+        probabilities = np.zeros((len(texts), len(names)), dtype=np.float32)
+        if parts:
+            probabilities[order] = objective.probabilities(torch.cat(parts, dim=1)).numpy()
+        return Predictions(names, probabilities)
 
     def shape(self, config: RunConfig) -> dict[str, Any]:
         """The tokenizer's vocabulary and the length of the texts."""
