@@ -27,7 +27,8 @@ FLOORS = [
     ["health"],
     ["train"],
     ["planning"],
-    ["report", "export", "api"],
+    ["report", "export"],
+    ["api"],
     ["cli"],
     ["__main__"],
 ]
