@@ -21,7 +21,7 @@ FLOORS = [
         "manifest",
         "state_dicts",
     ],
-    ["memory", "data", "checkpoint"],
+    ["memory", "data", "checkpoint", "retrieval"],
     ["model"],
     ["objectives"],
     ["health"],
