@@ -31,8 +31,9 @@ class Display:
         self._speed: tuple[float, int] | None = None
         self._rate = 0.0
         self._held_out = math.nan
+        self._metric = "bits_per_byte"
         self._plain_due = 0.0
-        self._bytes_per_token = 1.0
+        self._bytes_per_token = math.nan  # where there is no text
         self._loss = math.nan
 
     def __call__(self, name: str, fields: dict[str, Any]) -> None:
@@ -91,10 +92,11 @@ class Display:
         for note in split.notes:
             self.line("", note)
 
-    def _on_baselines(self, baselines: dict[str, Any], metric: str) -> None:
-        for name, one in baselines.items():
-            self.line("baseline", f"{one['development'][metric]:.4f} {metric.replace('_', ' ')} to choose by: "
-                      f"{name}, {one['seconds']:.1f} s")  # fmt: skip
+    def _on_baselines(self, judged: dict[str, Any], metric: str) -> None:
+        for name, one in judged.items():
+            self.line(
+                "baseline", f"{one[metric]:.4f} {metric.replace('_', ' ')}: {name}, {one['seconds']:.1f} s"
+            )
 
     def _on_machine(self, threads: int, flops: float, device: str, dtype: str) -> None:
         self.line("machine", f"{device}, {threads} thread{'s' * (threads != 1)}, {flops / 1e9:,.0f} GFLOP/s of float32 "
@@ -102,6 +104,7 @@ class Display:
 
     def _on_run(self, folder: Any, config: Any, plan: dict[str, Any], resumed_at: int | None = None) -> None:
         model, train = config.model, config.train
+        self._metric = config.objective.metric
         self.line("model", f"{model.depth} layers x {model.width} wide, context {model.context}, "
                   f"{in_count(plan['parameters'])} parameters")  # fmt: skip
         budget = f"{duration(train.time)} in all" if train.time else f"{plan['steps']:,} steps"
@@ -145,9 +148,10 @@ class Display:
         self._shown = now
         speed = f"{in_count(self._rate)} tokens/s  " if self._rate else ""
         held_out = "" if math.isnan(self._held_out) else f"held-out {self._held_out:.3f}  "
+        bits = self._loss / math.log(2) / self._bytes_per_token
         text = (
             f"step {record['step']:,}  loss {self._loss:.3f}  "
-            f"{self._loss / math.log(2) / self._bytes_per_token:.3f} bits/byte  {held_out}"
+            f"{'' if math.isnan(bits) else f'{bits:.3f} bits/byte  '}{held_out}"
             f"lr {record['lr']:.1e}  {speed}{duration(left)} left"
         )
         if self.console.is_terminal:
@@ -167,7 +171,7 @@ class Display:
         self.live.refresh()
 
     def _on_evaluation(self, record: dict[str, Any]) -> None:
-        self._held_out = record["evaluation"].get("bits_per_byte", math.nan)
+        self._held_out = record["evaluation"].get(self._metric, math.nan)
 
     def _on_event(self, event: str, **fields: Any) -> None:
         if event in QUIET_EVENTS:

@@ -202,6 +202,11 @@ def _conclude(run: Any, runs: Path) -> None:
     if not result.finished:
         print(f"stopped at step {result.step:,}, saved; go on with: {_command('resume', name, runs)}")
         raise typer.Exit(128 + (result.signal or 2))
+    if run.config.objective.kind == "classification":
+        from steepest.cli.predict import conclude as conclude_classification
+
+        conclude_classification(run, lambda verb: _command(verb, name, runs))
+        return
     chosen = (
         ""
         if result.best_step == result.step

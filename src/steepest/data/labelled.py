@@ -30,8 +30,8 @@ from steepest.data.padding import Ints, RaggedIds, batches_an_epoch, sorted_batc
 from steepest.data.rows import Rows, read_rows
 from steepest.errors import DataError
 
-LABEL_NAMES = ("label", "labels", "class", "category", "target", "intent", "y")
-TEXT_NAMES = ("text", "sentence", "sequence", "document", "content", "smiles", "x")
+LABEL_NAMES = ("label", "labels", "class", "category", "target", "intent")
+TEXT_NAMES = ("text", "sentence", "sequence", "document", "content", "smiles")
 
 Floats = npt.NDArray[np.float32]
 

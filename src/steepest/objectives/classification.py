@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from steepest.data.labelled import LabelledBatch
+from steepest.losses.calibration import fit_blend
 from steepest.model import Transformer
 from steepest.objectives.base import KindConfig, Objective
-from steepest.objectives.calibration import fit_blend
 from steepest.objectives.pooling import inside, max_pool, mean_pool
 from steepest.objectives.scores import CLASSIFICATION, QUICK, check_metric, classification_scores
 
@@ -117,7 +117,7 @@ class Classification(Objective):
             mask = mask & torch.ones(2 * ids_BT.shape[1:], dtype=torch.bool, device=ids_BT.device).tril()
         hidden_BTD: Tensor = self.trunk(ids_BT, mask=mask)
         pooled = {
-            "mean": lambda: mean_pool(hidden_BTD, seen_BT * self.idf_V[ids_BT]),
+            "mean": lambda: mean_pool(hidden_BTD, batch.lengths_B, seen_BT * self.idf_V[ids_BT]),
             "max": lambda: max_pool(hidden_BTD, seen_BT),
         }
         pooled_BD = torch.cat([pooled[name]() for name in self.config.pooling.split("+")], dim=1)

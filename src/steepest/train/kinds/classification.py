@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from steepest.data import DataConfig
 from steepest.data.examples import AnyBatch, Examples
 from steepest.data.labelled import (
     EncodedRows,
@@ -49,6 +50,7 @@ MOST_TOKENS, BYTES_A_TOKEN = 8192, 64  # of the vocabulary: all words that come 
 BATCH = 32  # texts a step
 EVALUATIONS, PATIENCE = 24, 10
 DEVELOPMENT_SHARE = 0.1
+USUAL_TEXT = str(DataConfig.model_fields["text_column"].default)  # which means: find it
 
 Floats = npt.NDArray[np.float32]
 
@@ -103,6 +105,8 @@ class ClassificationKind(Kind):
         cls, config: RunConfig, cache: Path, listen: Listener
     ) -> tuple[Self, RunConfig, LabelledExamples]:
         """Read and split the rows, make the tokenizer, fit the lexical model and the baselines."""
+        if "validation" not in config.data.model_fields_set:
+            config = config.replace(data=config.data.replace(validation=DEVELOPMENT_SHARE))
         split, test = _read(config)
         objective = _objective_config(config)
         objective = objective.replace(labels=list(split.names), counts=_counts(split))
@@ -120,16 +124,17 @@ class ClassificationKind(Kind):
         began = time.perf_counter()
         bag = make_bag(suitable_views(split.train.texts), split.train.texts)
         if objective.lexical:
-            cross_NC = cross_fit(bag, split.train.texts, labels_N, classes)
-            lexical = fit_lexical(bag, labels_N, classes)
-            offsets = cross_NC, lexical.log_probabilities(split.development.texts)
+            crossed = cross_fit(bag, split.train.texts, labels_N, classes)
+            fitting = {"strength": crossed.strength, "scale": crossed.scale}
+            lexical = fit_lexical(bag, labels_N, classes, **fitting)
+            offsets = crossed.log_probabilities_NC, lexical.log_probabilities(split.development.texts)
             if not split.given:  # what predicts may know the rows that chose
                 both = _joined(split)
                 more = both.texts[len(split.train) :]
-                lexical = fit_lexical(bag.extend(more), _numbers(both, split.names), classes)
+                lexical = fit_lexical(bag.extend(more), _numbers(both, split.names), classes, **fitting)
         facts["lexical_seconds"] = round(time.perf_counter() - began, 2)
-        facts["baselines"] = _judge_baselines(bag, split, test, objective.metric)
-        listen("baselines", {"baselines": facts["baselines"], "metric": objective.metric})
+        facts["judged"] = _judge_baselines(bag, split, test, objective.metric)
+        listen("baselines", {"judged": facts["judged"]["development"], "metric": objective.metric})
         kind = cls(tokenizer, lexical, offsets, _idf(train_ids, tokenizer.vocab_size), _fingerprint(split), context,
                    facts)  # fmt: skip
         return kind, _settled(config, objective, context), kind._examples(config, split)
@@ -219,20 +224,24 @@ class ClassificationKind(Kind):
         }
         if (test := _objective_config(config).test) is not None:
             parts["test"] = self.batches_of([test], config, Path(), lambda name, fields: None)
-        judged = {}
+        metric, judged = objective.metric, self.facts["judged"]
         for name, batches in parts.items():
             measured = measure_all(objective, batches)
             logits_KNC, labels_N = (
                 torch.cat([one[0] for one in measured], 1),
                 torch.cat([one[1] for one in measured]),
             )
-            judged[name] = judge(objective.metric, objective.probabilities(logits_KNC), labels_N)
+            own = judge(metric, objective.probabilities(logits_KNC), labels_N)
+            judged = {**judged, name: {"steepest": own, **judged[name]}}
         lexical, network = objective.blend_K.tolist()
+        beside = {name: one for name, one in judged["development"].items() if name != "steepest"}
         return {
             **self.facts,
             "judged": judged,
+            "intervals": {metric: judged["development"]["steepest"]["interval"]},
+            "baselines": beside,
             "blend": {"lexical": lexical, "network": network},
-            "winner": _winner(judged, self.facts["baselines"], objective.metric, objective.lower_is_better),
+            "winner": _winner(judged, metric, objective.lower_is_better),
         }
 
     def _encoded(self, rows: Labelled, objective: ClassificationConfig) -> EncodedRows:
@@ -267,26 +276,23 @@ def judge(metric: str, probabilities_NC: Tensor, labels_N: Tensor) -> dict[str, 
 def _judge_baselines(
     bag: Bag, split: LabelledSplit, test: Labelled | None, metric: str
 ) -> dict[str, dict[str, Any]]:
-    """Scores of the baselines on the same rows, each with the seconds it took."""
+    """Scores of the baselines by part and name, each with the seconds that its fit took."""
     labels_N = _numbers(split.train, split.names)
     parts = {"development": split.development} | ({} if test is None else {"test": test})
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, Any]] = {part: {} for part in parts}
     for name, (model, seconds) in fit_baselines(bag, labels_N, len(split.names)).items():
-        found[name] = {"seconds": round(seconds, 2)}
         for part, rows in parts.items():
             probabilities_NC = torch.from_numpy(np.exp(model.log_probabilities(rows.texts)))
-            found[name][part] = judge(metric, probabilities_NC, torch.from_numpy(_numbers(rows, split.names)))
+            scores = judge(metric, probabilities_NC, torch.from_numpy(_numbers(rows, split.names)))
+            found[part][name] = {**scores, "seconds": round(seconds, 2)}
     return found
 
 
-def _winner(judged: dict[str, Any], baselines: dict[str, Any], metric: str, lower: bool) -> str:
+def _winner(judged: dict[str, Any], metric: str, lower: bool) -> str:
     """Who is best on the test part, or on the development part if there is none; "steepest" if equal."""
-    part = "test" if "test" in judged else "development"
-    figures = {"steepest": judged[part][metric]} | {
-        name: one[part][metric] for name, one in baselines.items()
-    }
-    figures = {name: value for name, value in figures.items() if value == value} or {"steepest": 0.0}
-    return (min if lower else max)(figures, key=lambda name: figures[name])
+    named = judged.get("test", judged["development"])
+    figures = {name: one[metric] for name, one in named.items() if one[metric] == one[metric]}
+    return (min if lower else max)(figures, key=lambda name: figures[name]) if figures else "steepest"
 
 
 def _objective_config(config: RunConfig) -> ClassificationConfig:
@@ -296,7 +302,7 @@ def _objective_config(config: RunConfig) -> ClassificationConfig:
 
 def _read_all(sources: Sequence[str], config: RunConfig) -> Labelled:
     """The rows of some files, one after the other."""
-    text = config.data.text_column if "text_column" in config.data.model_fields_set else None
+    text = None if config.data.text_column == USUAL_TEXT else config.data.text_column
     label = _objective_config(config).label_column
     parts = [read_labelled(source, text_column=text, label_column=label) for source in sources]
     return Labelled(
@@ -311,13 +317,12 @@ def _read(config: RunConfig) -> tuple[LabelledSplit, Labelled | None]:
         raise ConfigError(
             "classification needs labelled texts: give a TSV, CSV, JSON lines or Parquet file with --data"
         )
-    share = config.data.validation if "validation" in config.data.model_fields_set else DEVELOPMENT_SHARE
     test = None if objective.test is None else _read_all([objective.test], config)
     split = split_labelled(
         _read_all(sources, config),
         development=None if objective.dev is None else _read_all([objective.dev], config),
         test=test,
-        share=share,
+        share=config.data.validation,
         keep_leaks=objective.keep_leaks,
         where=", ".join(sources),
     )

@@ -2,18 +2,22 @@
 
     p(c | x) = softmax_c( sum_k a_k z_kc(x) ),     a >= 0 minimises the mean of -log p(true class)
 
+The target of a row is not 1 for its class but (N + 1) / (N + 2) of N rows, the rule of succession: a few rows that are
+all right do not make a model certain.
+
 With one logit ``a`` is the inverse temperature; with two, a lexical model's and a network's, their ratio says whom
 to believe, and ``a_2 = 0`` is the first alone. Convex with K unknowns: Newton's method.
 
 Shapes: K logits, N rows, C classes.
-Source: C. Guo et al., "On Calibration of Modern Neural Networks", https://arxiv.org/abs/1706.04599.
+Sources: C. Guo et al., "On Calibration of Modern Neural Networks", https://arxiv.org/abs/1706.04599; the target,
+J. Platt, "Probabilistic Outputs for Support Vector Machines", 1999.
 """
 
 import torch
 from torch import Tensor
 
 STEPS = 30
-RIDGE = 1e-6  # so that logits without any variation have a weight, and a perfect fit a finite one
+RIDGE = 1e-6  # so that logits without any variation have a weight
 
 
 def fit_blend(logits_KNC: Tensor, labels_N: Tensor) -> Tensor:
@@ -24,8 +28,8 @@ def fit_blend(logits_KNC: Tensor, labels_N: Tensor) -> Tensor:
 
     >>> z = torch.tensor([[[3.0, 0.0]] * 3 + [[0.0, 3.0]]])  # always as sure, right 3 times of 4
     >>> a = fit_blend(z, torch.tensor([0, 0, 1, 1]))
-    >>> round(torch.softmax(a[0] * z[0, 0], 0)[0].item(), 3)
-    0.75
+    >>> round(torch.softmax(a[0] * z[0, 0], 0)[0].item(), 2)  # (3 * 5/6 + 1 * 1/6) / 4
+    0.67
     """
     known = labels_N < logits_KNC.shape[2]
     logits_KNC, labels_N = logits_KNC[:, known].double(), labels_N[known]
@@ -42,33 +46,35 @@ def fit_blend(logits_KNC: Tensor, labels_N: Tensor) -> Tensor:
         active.remove(min(negative, key=lambda k: float(weights[k])))
 
 
-def blend_loss(weights_K: Tensor, logits_KNC: Tensor, labels_N: Tensor) -> Tensor:
-    """Mean of -log p(true class), with the small ridge that keeps the weights finite."""
-    mixed_NC = torch.einsum("k,knc->nc", weights_K, logits_KNC)
-    return torch.nn.functional.cross_entropy(mixed_NC, labels_N) + RIDGE / 2 * (weights_K**2).sum()
-
-
 def _newton(logits_KNC: Tensor, labels_N: Tensor) -> Tensor:
-    """Minimise ``blend_loss`` without bounds, by Newton steps that are halved until they descend."""
-    weights = torch.full((len(logits_KNC),), 1.0 / len(logits_KNC), dtype=torch.float64)
-    true_KN = logits_KNC.gather(2, labels_N[None, :, None].expand(len(logits_KNC), -1, 1))[..., 0]
-    loss = blend_loss(weights, logits_KNC, labels_N)
+    """Minimise the loss without bounds, by Newton steps that are halved until they descend."""
+    count, rows, classes = logits_KNC.shape
+    share = (rows + 1) / (rows + 2)
+    true_KN = logits_KNC.gather(2, labels_N[None, :, None].expand(count, -1, 1))[..., 0]
+    others_KN = (logits_KNC.sum(2) - true_KN) / max(classes - 1, 1)
+    target_K = (share * true_KN + (1 - share) * others_KN).mean(1)
+
+    def loss_of(weights: Tensor) -> Tensor:
+        mixed_NC = torch.einsum("k,knc->nc", weights, logits_KNC)
+        return mixed_NC.logsumexp(1).mean() - weights @ target_K + RIDGE / 2 * weights @ weights
+
+    weights = torch.full((count,), 1.0 / count, dtype=torch.float64)
+    loss = loss_of(weights)
     for _ in range(STEPS):
         p_NC = torch.softmax(torch.einsum("k,knc->nc", weights, logits_KNC), 1)
         mean_KN = torch.einsum("nc,knc->kn", p_NC, logits_KNC)
-        gradient = (mean_KN - true_KN).mean(1) + RIDGE * weights
+        gradient = mean_KN.mean(1) - target_K + RIDGE * weights
         centred_KNC = logits_KNC - mean_KN[..., None]
-        hessian = torch.einsum("nc,knc,lnc->kl", p_NC, centred_KNC, centred_KNC) / len(labels_N)
-        step = torch.linalg.solve(hessian + RIDGE * torch.eye(len(weights), dtype=torch.float64), gradient)
+        hessian = torch.einsum("nc,knc,lnc->kl", p_NC, centred_KNC, centred_KNC) / rows
+        step = torch.linalg.solve(hessian + RIDGE * torch.eye(count, dtype=torch.float64), gradient)
         size = 1.0
-        while size > 1e-4 and blend_loss(weights - size * step, logits_KNC, labels_N) > loss:
+        while size > 1e-4 and loss_of(weights - size * step) > loss:
             size /= 2
         new = weights - size * step
-        new_loss = blend_loss(new, logits_KNC, labels_N)
-        if not new_loss < loss:
+        gain = loss - loss_of(new)
+        if not gain > 0:
             break
-        done = bool(loss - new_loss < 1e-10)
-        weights, loss = new, new_loss
-        if done:
+        weights, loss = new, loss - gain
+        if gain < 1e-12:
             break
     return weights
