@@ -53,11 +53,11 @@ class RunFolder:
 
     def append_metrics(self, *records: dict[str, Any]) -> None:
         """Append lines to ``metrics.jsonl``."""
-        _append(self.metrics, *records)
+        append_lines(self.metrics, *records)
 
     def append_event(self, kind: str, **fields: Any) -> None:
         """Append one line to ``events.jsonl``, with the time of day."""
-        _append(self.events, {"event": kind, "at": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **fields})
+        append_lines(self.events, {"event": kind, "at": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **fields})
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """All whole lines of ``metrics.jsonl``."""
@@ -186,7 +186,8 @@ def remove_run(run: RunFolder) -> None:
     shutil.rmtree(run.path, ignore_errors=True)
 
 
-def _append(path: Path, *records: dict[str, Any]) -> None:
+def append_lines(path: Path, *records: dict[str, Any]) -> None:
+    """Append records to a JSON-lines file, each as a whole line."""
     try:
         with path.open("ab") as file:
             if file.tell() and not _ends_with_newline(path):
