@@ -8,6 +8,7 @@
              /checkpoints/        see ``checkpoint.py``
              /history/            what a rewind abandoned, kept
              /result.json         what was reached
+             /score.json          what was predicted beside what was reached
 
 Lines are appended whole and flushed, so that a killed run leaves at most one broken last line, which
 reading passes over. A lock (``flock``, released by the kernel when the process dies) keeps two
@@ -50,6 +51,7 @@ class RunFolder:
     checkpoints = property(lambda self: self.path / "checkpoints", doc="The checkpoints.")
     history = property(lambda self: self.path / "history", doc="What rewinds abandoned.")
     result = property(lambda self: self.path / "result.json", doc="What was reached.")
+    score = property(lambda self: self.path / "score.json", doc="What was predicted beside what was reached.")
 
     def append_metrics(self, *records: dict[str, Any]) -> None:
         """Append lines to ``metrics.jsonl``."""

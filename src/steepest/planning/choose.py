@@ -9,6 +9,7 @@ With a budget in steps, tokens or epochs nothing is measured: the run is a pure 
 """
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,16 @@ from steepest.data.examples import Examples
 from steepest.errors import ConfigError
 from steepest.model import TransformerConfig
 from steepest.model.size import flops_per_token, n_matrix_parameters, n_parameters
-from steepest.planning.measure import measure_pace, settle
+from steepest.planning.measure import Pace, measure_pace, settle
 from steepest.planning.menu import Menu
-from steepest.planning.promise import promise
-from steepest.planning.rules import default_batch_tokens, default_dropout, default_micro_batch, member, with_rate
+from steepest.planning.promise import LADDER_SHARE, LEAST_TIME, PLANNING_SHARE, Promise, promise
+from steepest.planning.rules import (
+    default_batch_tokens,
+    default_dropout,
+    default_micro_batch,
+    member,
+    with_rate,
+)
 from steepest.train.footprint import subject_of
 from steepest.train.kinds import Kind
 from steepest.train.run import Listener, RunConfig, resolve_device, total_steps
@@ -29,65 +36,50 @@ from steepest.train.speed import usable_cores
 from steepest.train.split import fit
 
 LEAST_SECONDS = 5.0
+START_SECONDS = 5.0  # of a run that was planned ahead, before it trains
 COMPILE_SECONDS, COMPILE_GAIN = 40.0, 0.15  # torch.compile's warm-up, and the share of the time it saves
 MIDDLING = (2, 128)  # whose steps decide on threads and dtype
 
 
-def choose(
-    given: RunConfig,
-    examples: Examples,
-    kind: Kind,
-    *,
-    started: float,
-    listen: Listener,
-    cache: Path | None = None,
-    ahead: bool = False,
-    machine_factor: float = 1.0,
-) -> tuple[RunConfig, dict[str, Any]]:
-    """Resolve every choice the user left open; returns the whole config and a record of what was measured.
+@dataclass(frozen=True)
+class Circumstances:
+    """What a choice depends on besides what the user set.
 
-    Args:
-        given: what the user set (its ``model_fields_set`` tells what that was).
+    Attributes:
         started: ``time.monotonic()`` when the command began.
         cache: where ladders and predictions are kept; without it there is no ladder, and the rule decides.
         ahead: the run comes later: what planning takes is not taken from its time.
         machine_factor: how many times as fast as this one the machine is that will train.
     """
+
+    started: float
+    cache: Path | None = None
+    ahead: bool = False
+    machine_factor: float = 1.0
+
+    def elapsed(self) -> float:
+        """Seconds since the command began."""
+        return time.monotonic() - self.started
+
+
+def choose(
+    given: RunConfig, examples: Examples, kind: Kind, where: Circumstances, listen: Listener
+) -> tuple[RunConfig, dict[str, Any]]:
+    """Resolve every choice the user left open; returns the whole config and a record of what was measured.
+
+    Args:
+        given: what the user set (its ``model_fields_set`` tells what that was).
+    """
     device = resolve_device(given.train.device)
-    threads = given.train.threads or usable_cores()
     if device.type == "cpu":
-        torch.set_num_threads(threads)
-    seconds = None if given.train.time is None else given.train.time - (time.monotonic() - started)
+        torch.set_num_threads(given.train.threads or usable_cores())
     fixed: dict[str, Any] = kind.shape(given) | given.model.model_dump(exclude_unset=True)
-    record: dict[str, Any] = {}
-    multiplier, expected = 1.0, None
-    if seconds is not None and seconds < LEAST_SECONDS:
-        raise ConfigError(
-            f"--time {given.train.time:g}s is too short: {seconds:.0f}s would be left for training after reading and "
-            f"tokenizing, and {LEAST_SECONDS:.0f}s is the least; give more time, or a budget in --steps"
-        )
-    if seconds is None:
-        models = [TransformerConfig(**fixed)]
+    if given.train.time is None:
+        config, memory = _settled(given, TransformerConfig(**fixed), None, examples, kind)
+        record: dict[str, Any] = {"memory": memory}
     else:
-        given = settle(given, member(fixed, MIDDLING), device, record)
-        threads = given.train.threads or threads
-        listen(
-            "machine",
-            {"threads": threads, "flops": record["flops"], "device": device.type, "dtype": given.train.dtype},
-        )
-        pace = measure_pace(given, fixed, device, started)
-        menu = Menu.of(given, fixed, examples, pace, started, ahead=ahead, machine_factor=machine_factor)
-        record["seconds_per_token"] = pace.measured
-        if cache is not None:
-            menu, multiplier = promise(given, fixed, examples, kind, menu, cache, record, listen)
-        models = [
-            model if "dropout" in fixed else model.replace(dropout=default_dropout(epochs))
-            for model, epochs in menu.from_best_down()
-        ]
-        expected = menu.expected_tokens
-    config, fitted = _settled(given, models, examples, kind, expected, threads, multiplier)
-    model, batch_tokens = config.model, config.batches.batch_tokens or model.context
-    record["memory"] = fitted
+        config, record = _by_time(given, fixed, examples, kind, where, listen)
+    model, batch_tokens = config.model, config.batches.batch_tokens or config.model.context
     n_sequences = max(1, (examples.train_tokens - 1) // model.context)
     tokens = (
         config.train.expected_tokens
@@ -102,6 +94,134 @@ def choose(
         "epochs": tokens / max(1, examples.train_tokens),
     }
     return config, record
+
+
+def _by_time(
+    given: RunConfig,
+    fixed: dict[str, Any],
+    examples: Examples,
+    kind: Kind,
+    where: Circumstances,
+    listen: Listener,
+) -> tuple[RunConfig, dict[str, Any]]:
+    """Measure, climb a ladder if there is time for one, and take the size with the least predicted loss."""
+    budget, device = given.train.time or 0.0, resolve_device(given.train.device)
+    if budget - where.elapsed() < LEAST_SECONDS:
+        raise ConfigError(
+            f"--time {budget:g}s is too short: {budget - where.elapsed():.0f}s would be left for training after reading "
+            f"and tokenizing, and {LEAST_SECONDS:.0f}s is the least; give more time, or a budget in --steps"
+        )
+    began = time.monotonic()
+    record: dict[str, Any] = {"time": budget, "machine_factor": where.machine_factor}
+    given = settle(given, member(fixed, MIDDLING), device, record)
+    listen("machine", {"threads": given.train.threads or 1, "flops": record["flops"], "device": device.type,
+                       "dtype": given.train.dtype})  # fmt: skip
+    pace = measure_pace(given, fixed, device, where.started)
+    record["seconds_per_token"] = pace.measured
+    climbing = where.cache is not None and budget >= LEAST_TIME
+    allowed = (
+        min(LADDER_SHARE * budget, PLANNING_SHARE * budget - (time.monotonic() - began)) if climbing else 0.0
+    )
+
+    def menu(pace: Pace, still: float) -> Menu:
+        # Never less than a little: a budget that measuring has eaten still gets its smallest model.
+        spent = START_SECONDS if where.ahead else where.elapsed() + still
+        seconds = where.machine_factor * max(budget - spent, 0.05 * budget)
+        return Menu.of(given, fixed, pace, seconds, examples.train_tokens)
+
+    if where.cache is not None and climbing:
+        found = promise(
+            given,
+            fixed,
+            examples,
+            kind,
+            menu(pace, allowed),
+            pace,
+            where.cache,
+            seconds=allowed,
+            listen=listen,
+        )
+    else:
+        found = Promise(reason="" if where.cache is None else f"{budget:.0f}s are too short for a ladder of small runs; "
+                        f"{LEAST_TIME:.0f}s would do")  # fmt: skip
+    final = menu(pace.times(found.slowness), 0.0)
+    return _decide(given, final, found, examples, kind, where, record)
+
+
+def _decide(
+    given: RunConfig, menu: Menu, found: Promise, examples: Examples, kind: Kind, where: Circumstances,
+    record: dict[str, Any],
+) -> tuple[RunConfig, dict[str, Any]]:  # fmt: skip
+    """The best size that fits the memory, and what is promised of it."""
+    whole, index = menu, menu.best(found.outlook)
+
+    def settled(menu: Menu, index: int, given: RunConfig = given) -> tuple[RunConfig, dict[str, Any]]:
+        model = menu.models[index]
+        if "dropout" not in given.model.model_fields_set:
+            model = model.replace(dropout=default_dropout(menu.epochs(index)))
+        return _settled(given, model, max(1, int(menu.tokens[index])), examples, kind, found.multiplier)
+
+    while True:
+        try:
+            config, record["memory"] = settled(menu, index)
+            break
+        except ConfigError:
+            if index == 0 or given.train.memory is None:
+                raise
+            menu = menu.up_to(index)
+            index = menu.best(found.outlook)
+    if found.record is not None:
+        record["ladder"] = found.record
+    outlook = found.outlook
+    if outlook is None or outlook.law is None:
+        record["unpredictable"] = found.reason
+        return config, record
+
+    def more_memory() -> int:
+        for larger in range(whole.best(outlook), index, -1):
+            try:
+                settled(
+                    whole,
+                    larger,
+                    given.replace(train=given.train.replace(memory=2 * (given.train.memory or 0))),
+                )
+            except ConfigError:
+                continue
+            return larger
+        return index
+
+    record |= outlook.record(
+        menu, index, memory=whole if given.train.memory is None else whole.only(more_memory())
+    )  # fmt: skip
+    return config, record
+
+
+def _settled(
+    given: RunConfig, model: TransformerConfig, expected: int | None, examples: Examples, kind: Kind,
+    multiplier: float = 1.0,
+) -> tuple[RunConfig, dict[str, Any]]:  # fmt: skip
+    """The whole config of a run of a model over some tokens, and how its memory is split."""
+    device = resolve_device(given.train.device)
+    batch_tokens = given.batches.batch_tokens or default_batch_tokens(model.context, expected)
+    optim = with_rate(given.optim, width=model.width, batch_tokens=batch_tokens, multiplier=multiplier)
+    compiled = given.train.compile
+    if compiled is None:
+        compiled = given.train.time is not None and COMPILE_GAIN * given.train.time > 2 * COMPILE_SECONDS
+    threads = given.train.threads or usable_cores()
+    config = given.replace(
+        model=model,
+        batches=given.batches.replace(batch_tokens=batch_tokens),
+        optim=optim,
+        train=given.train.replace(threads=threads, compile=compiled, expected_tokens=expected),
+    )
+    config, fitted = fit(
+        config,
+        preferred=default_micro_batch(batch_tokens, model.context, device),
+        subject=subject_of(config, examples, kind.objective),
+        corpus_bytes=(2 if model.vocab_size <= 2**16 else 4)
+        * (examples.train_tokens + examples.held_out_tokens),
+    )
+    return config, fitted.record()
 
 
 def limit_vocabulary(given: RunConfig) -> RunConfig:

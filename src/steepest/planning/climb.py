@@ -32,7 +32,7 @@ from steepest.planning.rules import default_batch_tokens, default_dropout, defau
 from steepest.planning.rungs import Rung
 from steepest.train.evaluate import evaluate
 from steepest.train.kinds import Kind
-from steepest.train.loop import Record, run_loop
+from steepest.train.loop import run_loop
 from steepest.train.pace import Event
 from steepest.train.run import RunConfig, compose, resolve_autocast, resolve_device
 from steepest.train.state import TrainState
@@ -155,7 +155,15 @@ def rung_config(given: RunConfig, rung: Rung, fixed: dict[str, Any]) -> RunConfi
     return given.replace(model=model, batches=batches, optim=optim, train=train)
 
 
-SHAPE = ("depth", "width", "head_dim", "heads", "kv_heads", "mlp_width", "dropout")  # follows a rung's own size
+SHAPE = (
+    "depth",
+    "width",
+    "head_dim",
+    "heads",
+    "kv_heads",
+    "mlp_width",
+    "dropout",
+)  # follows a rung's own size
 
 
 def climb(
@@ -242,7 +250,10 @@ def _climb_trunk(
 
 
 def _copied(state: TrainState) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    tensors = {file: {name: tensor.clone() for name, tensor in part.items()} for file, part in state.tensors().items()}
+    tensors = {
+        file: {name: tensor.clone() for name, tensor in part.items()}
+        for file, part in state.tensors().items()
+    }
     return tensors, state.record()
 
 
@@ -274,7 +285,10 @@ def excerpt(corpus: Corpus, rung: Rung) -> Corpus:
         return corpus
     drawn = np.sort(permute(range(take), n_chunks, derive_keys(rung.seed, 0)[0]))
     tokens = np.concatenate([store.tokens[at * CHUNK : (at + 1) * CHUNK] for at in drawn.tolist()])
-    return replace(corpus, train=TokenStore(tokens, np.arange(0, len(tokens), CHUNK), n_bytes=store.n_bytes * take // n_chunks))
+    return replace(
+        corpus,
+        train=TokenStore(tokens, np.arange(0, len(tokens), CHUNK), n_bytes=store.n_bytes * take // n_chunks),
+    )
 
 
 def thinned(curve: Iterable[tuple[int, float]]) -> list[tuple[int, float]]:

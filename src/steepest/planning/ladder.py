@@ -19,8 +19,10 @@ from typing import Any
 
 from steepest.data import Corpus
 from steepest.planning.climb import SHAPE, Finished, climb, trunk_of
+from steepest.planning.plan_file import data_fingerprint
 from steepest.planning.rungs import Rung
 from steepest.runs import append_lines, read_lines, write_atomically
+from steepest.tokenizer import Tokenizer
 from steepest.train.kinds import Kind
 from steepest.train.run import Listener, RunConfig
 
@@ -43,7 +45,8 @@ class Ladder:
     ) -> None:
         self.given, self.fixed, self.corpus = given, fixed, corpus
         about = {
-            "version": VERSION, "corpus": corpus.fingerprint, "machine": machine, "dtype": given.train.dtype,
+            "version": VERSION, "data": data_fingerprint(corpus),
+            "tokenizer": Tokenizer.load(corpus.tokenizer).fingerprint, "machine": machine, "dtype": given.train.dtype,
             "objective": given.objective.model_dump(mode="json"),
             "model": {key: value for key, value in fixed.items() if key not in SHAPE or key == "dropout"},
             "batches": given.batches.model_dump(mode="json"),
@@ -95,7 +98,9 @@ class Ladder:
         have = {one.rung for one in self.finished()}
         todo = [rung for rung in rungs if rung not in have]
         began, expected, taken = time.monotonic(), 0.0, 0.0
-        for number, (_, group) in enumerate(groupby(todo, key=lambda rung: trunk_of(rung, self.given, self.fixed))):
+        for number, (_, group) in enumerate(
+            groupby(todo, key=lambda rung: trunk_of(rung, self.given, self.fixed))
+        ):
             branches = list(group)
             price, left = sum(map(cost, branches)), seconds - (time.monotonic() - began)
             slowness = taken / expected if expected else 1.0

@@ -41,7 +41,9 @@ class Menu:
         sized = bool({"depth", "width"} & given.model.model_fields_set)
         models = [TransformerConfig(**fixed)] if sized else [member(fixed, shape) for shape in FAMILY]
         models.sort(key=n_matrix_parameters)
-        bought = [TRAINING_SHARE * seconds / pace.seconds_per_token(n_matrix_parameters(model)) for model in models]
+        bought = [
+            TRAINING_SHARE * seconds / pace.seconds_per_token(n_matrix_parameters(model)) for model in models
+        ]
         return cls(tuple(models), tuple(bought), unique)
 
     @property
@@ -71,9 +73,14 @@ class Menu:
 
     def with_budget(self, *, time: float = 1.0, data: float = 1.0) -> "Menu":
         """With so many times the time, or the text."""
-        return replace(self, tokens=tuple(time * one for one in self.tokens), unique=round(self.unique * data))
+        return replace(
+            self, tokens=tuple(time * one for one in self.tokens), unique=round(self.unique * data)
+        )
+
+    def only(self, index: int) -> "Menu":
+        """Only one of the sizes."""
+        return replace(self, models=self.models[index : index + 1], tokens=self.tokens[index : index + 1])
 
     def up_to(self, count: int) -> "Menu":
         """Only the ``count`` smallest."""
         return replace(self, models=self.models[:count], tokens=self.tokens[:count])
-

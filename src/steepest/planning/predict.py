@@ -10,13 +10,14 @@ holds the floor and the luck of one run, and wider for tokens that the time may 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from steepest.planning.climb import Finished
+from steepest.planning.menu import Menu
 from steepest.scaling import BayesLaw, Points, Prediction, Verdict, fit_bayes, judge_ladder
 
 PACE_SPREAD = 0.05  # of ln tokens: how well measured speed foretells a run's
@@ -52,7 +53,46 @@ class Outlook:
         slope = float(np.log(near[0] / near[1]) / math.log(1.1 / 0.9))
         return _widened(told, slope * PACE_SPREAD)
 
-    def best(self, sizes: Sequence[int], tokens: Sequence[float], unique: float, allowed: Sequence[int], rule: int) -> int:
+    def record(self, menu: Menu, index: int, *, memory: Menu) -> dict[str, Any]:
+        """The promise for one size, and what other budgets would reach, as JSON for plan.json.
+
+        Args:
+            memory: the sizes that twice the memory would allow.
+        """
+
+        def told(menu: Menu, index: int) -> dict[str, Any]:
+            size, tokens = menu.sizes[index], menu.tokens[index]
+            inner = self.predict(size, tokens, menu.unique)
+            return {
+                "metric": "bits_per_byte", "value": inner.median, "low": inner.low80, "high": inner.high80, "level": 0.8,
+                "low95": inner.low95, "high95": inner.high95, "extrapolation": inner.extrapolation,
+                "matrix_parameters": size, "tokens": int(tokens),
+            }  # fmt: skip
+
+        others = {
+            "2x time": menu.with_budget(time=2.0), "2x data": menu.with_budget(data=2.0), "2x memory": memory,
+            "10x machine": menu.with_budget(time=10.0),
+        }  # fmt: skip
+        assert self.law is not None
+        middle = self.law.mean_law().at(
+            1.0, 1.0
+        )  # for drawing; its terms alone mean nothing, they hang together
+        return {
+            "law": {
+                "E": self.unit * middle.floor,
+                "A": self.unit * middle.size_term,
+                "alpha": middle.alpha,
+                "B": self.unit * middle.data_term,
+                "beta": middle.beta,
+                "unit": "bits per byte",
+            },
+            "prediction": {**told(menu, index), "multiplier": self.multiplier},
+            "with": {name: told(other, other.best(self)) for name, other in others.items()},
+        }
+
+    def best(
+        self, sizes: Sequence[int], tokens: Sequence[float], unique: float, allowed: Sequence[int], rule: int
+    ) -> int:
         """Index of the size with the least expected loss; the rule's is left only for a gain.
 
         Args:
@@ -71,7 +111,13 @@ class Outlook:
 
 
 def look_out(
-    finished: Sequence[Finished], *, n: float, tokens: float, epochs: int, multiplier: float, lr_multiplier: float
+    finished: Sequence[Finished],
+    *,
+    n: float,
+    tokens: float,
+    epochs: int,
+    multiplier: float,
+    lr_multiplier: float,
 ) -> Outlook:
     """Judge a ladder's rungs and fit the law to those that pass.
 
@@ -90,7 +136,7 @@ def look_out(
         ),
         key=lambda one: one.rung.n * one.tokens,
     )  # fmt: skip
-    curves = [list(zip(*one.curve, strict=True)) for one in comparable]
+    curves = [([d for d, _ in one.curve], [loss for _, loss in one.curve]) for one in comparable]
     # The gate asks for three tokens a parameter; what the run itself has is enough here, for the law is used nowhere else.
     verdict = judge_ladder([one.rung.n for one in comparable], curves, tolerance=TOLERANCE, least_ratio=0.0)
     judged = [one for one in comparable if one.whole] or comparable
@@ -109,32 +155,6 @@ def points_of(rungs: Sequence[Finished], scale: float = 1.0) -> Points:
         [one.rung.n for one in rungs], [one.tokens for one in rungs], [scale * one.loss for one in rungs],
         unique=[min(one.unique, one.tokens) for one in rungs],
     )  # fmt: skip
-
-
-def what_else(
-    outlook: Outlook,
-    sizes: Sequence[int],
-    tokens: Callable[[float], Sequence[float]],
-    unique: float,
-    choose: Callable[[Sequence[float], float], int],
-    *,
-    machine: float,
-) -> dict[str, Any]:
-    """What other budgets would reach, each with the size that suits it: predictions by name.
-
-    Args:
-        tokens: tokens that each size sees in some multiple of the time.
-        choose: index of the best size, given tokens and unique tokens.
-        machine: how many times as fast another machine is.
-    """
-
-    def told(times: float, data: float) -> dict[str, Any]:
-        seen = tokens(times)
-        index = choose(seen, unique * data)
-        told = outlook.predict(sizes[index], seen[index], unique * data)
-        return {"matrix_parameters": sizes[index], "tokens": int(seen[index]), **told.record()}
-
-    return {"2x time": told(2.0, 1.0), "2x data": told(1.0, 2.0), f"{machine:g}x machine": told(machine, 1.0)}
 
 
 def _unique(tokens: float, unique: float) -> float:

@@ -145,7 +145,7 @@ def _spine(rungs: list[Rung], seconds: float, price: Callable[[Rung], float]) ->
     while payable:
         spine = [payable[-1]]
         for below in (2 / 3, 1 / 3, 0.0):
-            wanted = payable[0].n ** (1 - below) * payable[-1].n**below
+            wanted = payable[0].n ** (1 - below) * payable[-1].n ** below
             lower = [rung for rung in payable if rung.n * SPACING <= spine[-1].n]
             if not lower:
                 break
