@@ -183,4 +183,5 @@ def test_the_commands(beasts: Path, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [row["label"] for row in rows] == ["cat", "owl"]
     assert sum(rows[0]["probabilities"].values()) == pytest.approx(1, abs=1e-4)
-    assert steepest("generate", "a").stderr.startswith("steepest: run a does not write text")
+    with pytest.raises(SteepestError, match="run a does not write text"):
+        api.load("a", runs=tmp_path / "runs").generate()

@@ -46,8 +46,12 @@ class View:
 
     def transform(self, texts: Sequence[str]) -> Any:
         """Texts as a sparse float32 matrix (N, F) with rows of length 1 (0 for a text without a known term)."""
+        from scipy import sparse
+
         vectorizer = _vectorizer(self.name, vocabulary={term: at for at, term in enumerate(self.terms)})
         vectorizer.idf_ = self.idf
+        if not len(texts):
+            return sparse.csr_matrix((0, len(self.terms)), dtype=np.float32)
         return vectorizer.transform(texts)
 
 
