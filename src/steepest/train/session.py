@@ -136,6 +136,8 @@ class Session:
     def _begin(self) -> None:
         """Measure the held-out loss once (it times evaluation too), then set the deadline and the rhythm."""
         self.memory.begin()
+        if self.state.step == 0:  # dropout draws from torch's own generator; a checkpoint restores it
+            torch.manual_seed(self.config.train.seed)
         self.health.begin(self.state, self.folder.read_metrics(), self.folder.read_events())
         if self.config.train.threads and self.device.type == "cpu":
             torch.set_num_threads(self.config.train.threads)

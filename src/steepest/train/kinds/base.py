@@ -21,9 +21,11 @@ class Kind(ABC):
     """What is particular to the runs of one objective. Each class is final.
 
     Attributes:
+        ladder: whether its loss is one that scaling laws foretell.
         most_matrix_parameters: of a model whose size is chosen by the time; no limit if ``None``.
     """
 
+    ladder: ClassVar[bool] = True
     most_matrix_parameters: ClassVar[int | None] = None
 
     @classmethod

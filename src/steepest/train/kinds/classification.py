@@ -48,6 +48,7 @@ from steepest.train.run import Listener, RunConfig
 LONGEST = 256  # tokens, unless a longer context is asked for
 MOST_TOKENS, BYTES_A_TOKEN = 8192, 64  # of the vocabulary: all words that come often
 BATCH = 32  # texts a step
+DROPOUT = 0.2
 EVALUATIONS, PATIENCE = 24, 10
 DEVELOPMENT_SHARE = 0.1
 USUAL_TEXT = str(DataConfig.model_fields["text_column"].default)  # which means: find it
@@ -98,6 +99,7 @@ class ClassificationKind(Kind):
     context: int
     facts: dict[str, Any] = field(default_factory=dict)
 
+    ladder: ClassVar[bool] = False
     most_matrix_parameters: ClassVar[int | None] = 500_000
 
     @classmethod
@@ -394,8 +396,12 @@ def _fingerprint(split: LabelledSplit) -> str:
 def _settled(config: RunConfig, objective: ClassificationConfig, context: int) -> RunConfig:
     """The config with what classification chooses differently from next-token prediction."""
     train, batches = config.train, config.batches
-    chosen: dict[str, Any] = {"evaluations": EVALUATIONS, "patience": PATIENCE, "evaluate_tokens": 1 << 40}
+    chosen: dict[str, Any] = {"evaluations": EVALUATIONS, "patience": PATIENCE, "evaluate_tokens": 1 << 40,
+                              "compile": False}  # fmt: skip  # every width of a batch would be compiled anew
     chosen = {key: value for key, value in chosen.items() if key not in train.model_fields_set}
     if batches.batch_tokens is None:
         batches = batches.replace(batch_tokens=BATCH * context)
-    return config.replace(objective=objective, batches=batches, train=train.replace(**chosen))
+    model = config.model
+    if "dropout" not in model.model_fields_set:
+        model = model.replace(dropout=DROPOUT)
+    return config.replace(objective=objective, model=model, batches=batches, train=train.replace(**chosen))
