@@ -62,6 +62,14 @@ def train(
     text_column: Annotated[
         str | None, typer.Option(help="Column of the text in JSONL, CSV or Parquet.")
     ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option("--from", help="A run to go on from: its trunk and tokenizer, whatever its objective."),
+    ] = None,
+    pretrain: Annotated[
+        str,
+        typer.Option(help='Budget for next-token training of the same texts first: "auto", "none", "20%".'),
+    ] = "none",
     label_column: Annotated[str | None, typer.Option(help="Column of the label, to classify.")] = None,
     dev: Annotated[str | None, typer.Option(help="Rows to choose by.  [default: split off the data]")] = None,
     test: Annotated[
@@ -131,6 +139,8 @@ def train(
             cache=cache,
             config=config,
             overrides=[*given, *(changes or [])],
+            start=start,
+            pretrain=pretrain,
             plan=plan,
             ladder=ladder,
             listen=display,

@@ -28,6 +28,11 @@ class Kind(ABC):
     ladder: ClassVar[bool] = True
     most_matrix_parameters: ClassVar[int | None] = None
 
+    @property
+    def training_texts(self) -> Sequence[str]:
+        """Texts that a task learns from, for next-token training before it; none where that makes no sense."""
+        return ()
+
     @classmethod
     @abstractmethod
     def prepare(cls, config: RunConfig, cache: Path, listen: Listener) -> tuple[Self, RunConfig, Examples]:

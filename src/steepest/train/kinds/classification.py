@@ -89,6 +89,7 @@ class ClassificationKind(Kind):
         data: fingerprint of the split's texts and labels.
         context: tokens of a text, at most.
         facts: what is said of the data and of the baselines, for ``result.json``.
+        texts: of the training rows, in a run that is being made.
     """
 
     tokenizer: Tokenizer
@@ -98,9 +99,15 @@ class ClassificationKind(Kind):
     data: str
     context: int
     facts: dict[str, Any] = field(default_factory=dict)
+    texts: Sequence[str] = ()
 
     ladder: ClassVar[bool] = False
     most_matrix_parameters: ClassVar[int | None] = 500_000
+
+    @property
+    def training_texts(self) -> Sequence[str]:
+        """The texts of the training rows, while they are at hand."""
+        return self.texts
 
     @classmethod
     def prepare(
@@ -111,7 +118,12 @@ class ClassificationKind(Kind):
             config = config.replace(data=config.data.replace(validation=DEVELOPMENT_SHARE))
         split, test = _read(config)
         objective = _objective_config(config)
-        objective = objective.replace(labels=list(split.names), counts=_counts(split))
+        files = {
+            part: str(Path(file).absolute())
+            for part in ("dev", "test")
+            if (file := getattr(objective, part)) is not None
+        }
+        objective = objective.replace(labels=list(split.names), counts=_counts(split), **files)
         tokenizer = _tokenizer(config, split.train.texts)
         train_ids = _encode(tokenizer, split.train.texts)
         context = config.model.context if "context" in config.model.model_fields_set else _context(train_ids)
@@ -137,8 +149,8 @@ class ClassificationKind(Kind):
         facts["lexical_seconds"] = round(time.perf_counter() - began, 2)
         facts["judged"] = _judge_baselines(bag, split, test, objective.metric)
         listen("baselines", {"judged": facts["judged"]["development"], "metric": objective.metric})
-        kind = cls(tokenizer, lexical, offsets, _idf(train_ids, tokenizer.vocab_size), _fingerprint(split), context,
-                   facts)  # fmt: skip
+        idf_V = _idf(train_ids, tokenizer.vocab_size)
+        kind = cls(tokenizer, lexical, offsets, idf_V, _fingerprint(split), context, facts, split.train.texts)
         return kind, _settled(config, objective, context), kind._examples(config, split)
 
     @classmethod
