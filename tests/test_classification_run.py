@@ -52,6 +52,12 @@ def test_a_run_says_what_it_reached_beside_the_baselines(beasts: Path, tmp_path:
     loaded = api.load("a", runs=tmp_path / "runs")
     again = loaded.evaluate([str(test)], cache=tmp_path / "cache")
     assert again["accuracy"] == pytest.approx(told["judged"]["test"]["steepest"]["accuracy"])
+    said: list[str] = []
+    both = write_tsv(tmp_path / "both.tsv", [*lexical_rows(240)[:30], ("emu", "never seen")])
+    loaded.evaluate(
+        [str(both)], cache=tmp_path / "cache", listen=lambda name, told: said.append(told["event"])
+    )
+    assert "of these 31 texts were trained on: a leak" in said[0] and '"emu"' in said[1]
     texts = [text for _, text in lexical_rows(80, seed=1)]
     found = loaded.predict([*texts, ""])
     assert np.allclose(found.probabilities.sum(1), 1, atol=1e-5)

@@ -13,11 +13,10 @@ from steepest.data.labelled import (
     EncodedRows,
     Labelled,
     LabelledBatches,
-    key_of,
     read_labelled,
     read_texts,
-    split_labelled,
 )
+from steepest.data.labelled_split import key_of, split_labelled
 from steepest.data.padding import RaggedIds
 from steepest.errors import DataError
 

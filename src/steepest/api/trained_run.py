@@ -18,8 +18,8 @@ from steepest.objectives import Classification, NextToken, Objective
 from steepest.runs import RunFolder, open_run
 from steepest.tokenizer import Tokenizer
 from steepest.train.evaluate import evaluate
+from steepest.train.judging import Predictions
 from steepest.train.kinds import ClassificationKind, Kind, kind_of
-from steepest.train.kinds.classification import Predictions
 from steepest.train.run import Listener, RunConfig
 from steepest.train.session import Result
 

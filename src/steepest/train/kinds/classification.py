@@ -1,6 +1,5 @@
 """Runs of classification: labelled texts, a lexical model to start from, baselines and intervals at the end."""
 
-import hashlib
 import json
 import time
 from collections import Counter
@@ -12,41 +11,23 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from steepest.data import DataConfig
 from steepest.data.examples import AnyBatch, Examples
-from steepest.data.labelled import (
-    EncodedRows,
-    Labelled,
-    LabelledExamples,
-    LabelledSplit,
-    read_labelled,
-    split_labelled,
-)
-from steepest.data.padding import RaggedIds
+from steepest.data.labelled import EncodedRows, Labelled, LabelledExamples, read_labelled
+from steepest.data.labelled_encoding import context_for, encode_rows, idf_of, tokenizer_for
+from steepest.data.labelled_split import LabelledSplit, fingerprint_of, hashes_of, numbers_of, split_labelled
 from steepest.errors import CheckpointError, ConfigError, DataError
-from steepest.lexical import (
-    Bag,
-    LexicalModel,
-    cross_fit,
-    fit_baselines,
-    fit_lexical,
-    make_bag,
-    suitable_views,
-)
+from steepest.lexical import LexicalModel, cross_fit, fit_lexical, make_bag, suitable_views
 from steepest.model import Transformer
 from steepest.objectives import Classification, ClassificationConfig, Objective
-from steepest.objectives.scores import QUICK, classification_scores, score_interval
 from steepest.runs import RunFolder
-from steepest.tokenizer import Tokenizer, chars_tokenizer, make_tokenizer
-from steepest.tokenizer.bpe import train_up_to
+from steepest.tokenizer import Tokenizer
 from steepest.train.evaluate import measure_all
+from steepest.train.judging import Predictions, judge, judge_baselines, winner
 from steepest.train.kinds.base import Kind
 from steepest.train.run import Listener, RunConfig
 
-LONGEST = 256  # tokens, unless a longer context is asked for
-MOST_TOKENS, BYTES_A_TOKEN = 8192, 64  # of the vocabulary: all words that come often
 BATCH = 32  # texts a step
 DROPOUT = 0.2
 EVALUATIONS, PATIENCE = 24, 10
@@ -54,27 +35,6 @@ DEVELOPMENT_SHARE = 0.1
 USUAL_TEXT = str(DataConfig.model_fields["text_column"].default)  # which means: find it
 
 Floats = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """Labels and calibrated probabilities of some texts.
-
-    Attributes:
-        names: of the classes.
-        probabilities: float32 (texts, classes).
-
-    >>> Predictions(("ham", "spam"), np.array([[0.2, 0.8]])).labels
-    ['spam']
-    """
-
-    names: tuple[str, ...]
-    probabilities: npt.NDArray[np.float32]
-
-    @property
-    def labels(self) -> list[str]:
-        """The likeliest class of each text."""
-        return [self.names[at] for at in self.probabilities.argmax(1)]
 
 
 @dataclass
@@ -86,6 +46,7 @@ class ClassificationKind(Kind):
         lexical: the lexical model that predicts; none if it is switched off.
         offsets: its log-probabilities of the training rows (cross-fitted) and of the development rows.
         idf_V: weight of each token in a text's mean.
+        seen: hashes of the training texts, to find them again in data to be judged on.
         data: fingerprint of the split's texts and labels.
         context: tokens of a text, at most.
         facts: what is said of the data and of the baselines, for ``result.json``.
@@ -96,6 +57,7 @@ class ClassificationKind(Kind):
     lexical: LexicalModel | None
     offsets: tuple[Floats, Floats]
     idf_V: Floats
+    seen: npt.NDArray[np.int64]
     data: str
     context: int
     facts: dict[str, Any] = field(default_factory=dict)
@@ -124,10 +86,13 @@ class ClassificationKind(Kind):
             if (file := getattr(objective, part)) is not None
         }
         objective = objective.replace(labels=list(split.names), counts=_counts(split), **files)
-        tokenizer = _tokenizer(config, split.train.texts)
-        train_ids = _encode(tokenizer, split.train.texts)
-        context = config.model.context if "context" in config.model.model_fields_set else _context(train_ids)
-        labels_N = _numbers(split.train, split.names)
+        views = suitable_views(split.train.texts)
+        tokenizer = tokenizer_for(split.train.texts, config.tokenizer, strings="strings" in views)
+        train_ids = encode_rows(tokenizer, split.train.texts)
+        context = (
+            config.model.context if "context" in config.model.model_fields_set else context_for(train_ids)
+        )
+        labels_N = numbers_of(split.train, split.names)
         facts: dict[str, Any] = {
             "rows": {"train": len(split.train), "development": len(split.development)},
             "notes": split.notes,
@@ -136,7 +101,7 @@ class ClassificationKind(Kind):
         classes, lexical = len(split.names), None
         offsets = _nothing(len(split.train), classes), _nothing(len(split.development), classes)
         began = time.perf_counter()
-        bag = make_bag(suitable_views(split.train.texts), split.train.texts)
+        bag = make_bag(views, split.train.texts)
         if objective.lexical:
             crossed = cross_fit(bag, split.train.texts, labels_N, classes)
             fitting = {"strength": crossed.strength, "scale": crossed.scale}
@@ -145,12 +110,18 @@ class ClassificationKind(Kind):
             if not split.given:  # what predicts may know the rows that chose
                 both = _joined(split)
                 more = both.texts[len(split.train) :]
-                lexical = fit_lexical(bag.extend(more), _numbers(both, split.names), classes, **fitting)
+                lexical = fit_lexical(bag.extend(more), numbers_of(both, split.names), classes, **fitting)
         facts["lexical_seconds"] = round(time.perf_counter() - began, 2)
-        facts["judged"] = _judge_baselines(bag, split, test, objective.metric)
+        facts["judged"] = judge_baselines(
+            bag, split.train, {"development": split.development} | ({} if test is None else {"test": test}),
+            split.names, objective.metric,
+        )  # fmt: skip
         listen("baselines", {"judged": facts["judged"]["development"], "metric": objective.metric})
-        idf_V = _idf(train_ids, tokenizer.vocab_size)
-        kind = cls(tokenizer, lexical, offsets, idf_V, _fingerprint(split), context, facts, split.train.texts)
+        idf_V = idf_of(train_ids, tokenizer.vocab_size)
+        kind = cls(
+            tokenizer, lexical, offsets, idf_V, hashes_of(split.train.texts), fingerprint_of(split), context, facts,
+            split.train.texts,
+        )  # fmt: skip
         return kind, _settled(config, objective, context), kind._examples(config, split)
 
     @classmethod
@@ -163,21 +134,21 @@ class ClassificationKind(Kind):
             tensors = load_file(folder.path / "offsets.safetensors")
             facts = json.loads((folder.path / "labelled.json").read_text(encoding="utf-8"))
             offsets = tensors["train_NC"], tensors["development_NC"]
-            idf_V = tensors["idf_V"]
+            idf_V, seen = tensors["idf_V"], tensors["seen"]
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise CheckpointError(
                 f"run {folder.name}: offsets or labelled.json cannot be read: {error}"
             ) from None
         lexical = LexicalModel.load(folder.path) if _objective_config(config).lexical else None
         tokenizer = Tokenizer.load(folder.tokenizer)
-        return cls(tokenizer, lexical, offsets, idf_V, facts.pop("data"), config.model.context, facts)
+        return cls(tokenizer, lexical, offsets, idf_V, seen, facts.pop("data"), config.model.context, facts)
 
     def examples(
         self, folder: RunFolder, config: RunConfig, cache: Path, listen: Listener
     ) -> LabelledExamples:
         """The run's rows, read and split again, with the offsets it began with."""
         split, test = _read(config)
-        if _fingerprint(split) != self.data:
+        if fingerprint_of(split) != self.data:
             raise DataError(
                 f"the data of run {folder.name} has changed since it began; put the old data back, or start a new run"
             )
@@ -190,9 +161,12 @@ class ClassificationKind(Kind):
         """Labelled rows of other files; classes that training did not have count as wrong."""
         objective = _objective_config(config)
         rows = _read_all(sources, config)
-        unknown = sorted(set(rows.labels) - set(objective.labels))
-        if unknown:
-            listen("event", {"event": "classes that training did not have", "names": ", ".join(unknown[:5])})
+        trained = int(np.isin(hashes_of(rows.texts), self.seen).sum())
+        if trained:
+            listen("event", {"event": f"{trained:,} of these {len(rows):,} texts were trained on: a leak"})
+        if unknown := sorted(set(rows.labels) - set(objective.labels)):
+            told = ", ".join(f'"{name}"' for name in unknown[:5])
+            listen("event", {"event": f"classes that training did not have count as wrong: {told}"})
         return self._encoded(rows, objective).batches(
             context=config.model.context, fill=self.tokenizer.end_of_text
         )
@@ -224,7 +198,8 @@ class ClassificationKind(Kind):
         self.tokenizer.save(folder.tokenizer)
         if self.lexical is not None:
             self.lexical.save(folder.path)
-        tensors = {"train_NC": self.offsets[0], "development_NC": self.offsets[1], "idf_V": self.idf_V}
+        tensors = {"train_NC": self.offsets[0], "development_NC": self.offsets[1], "idf_V": self.idf_V,
+                   "seen": self.seen}  # fmt: skip
         save_file(tensors, folder.path / "offsets.safetensors")
         folder.write_json(folder.path / "labelled.json", {"data": self.data, **self.facts})
 
@@ -255,7 +230,7 @@ class ClassificationKind(Kind):
             "intervals": {metric: judged["development"]["steepest"]["interval"]},
             "baselines": beside,
             "blend": {"lexical": lexical, "network": network},
-            "winner": _winner(judged, metric, objective.lower_is_better),
+            "winner": winner(judged, metric, objective.lower_is_better),
         }
 
     def _encoded(self, rows: Labelled, objective: ClassificationConfig) -> EncodedRows:
@@ -265,48 +240,16 @@ class ClassificationKind(Kind):
             if self.lexical is None
             else self.lexical.log_probabilities(rows.texts)
         )
-        labels_N = _numbers(rows, objective.labels)
-        return EncodedRows(_encode(self.tokenizer, rows.texts), labels_N, offset)
+        labels_N = numbers_of(rows, objective.labels)
+        return EncodedRows(encode_rows(self.tokenizer, rows.texts), labels_N, offset)
 
     def _examples(self, config: RunConfig, split: LabelledSplit) -> LabelledExamples:
         train, development = (
-            EncodedRows(_encode(self.tokenizer, rows.texts), _numbers(rows, split.names), offset_NC)
+            EncodedRows(encode_rows(self.tokenizer, rows.texts), numbers_of(rows, split.names), offset_NC)
             for rows, offset_NC in zip((split.train, split.development), self.offsets, strict=True)
         )
         path = Path(config.data.sources[0])
         return LabelledExamples(path, train, development, self.tokenizer.end_of_text, self.data)
-
-
-def judge(metric: str, probabilities_NC: Tensor, labels_N: Tensor) -> dict[str, Any]:
-    """Scores of some predictions, with the bootstrap interval of the metric."""
-    names = dict.fromkeys([metric, *QUICK, "calibration_error"])
-    return {
-        **classification_scores(probabilities_NC, labels_N, names),
-        "interval": score_interval(metric, probabilities_NC, labels_N),
-        "rows": len(labels_N),
-    }
-
-
-def _judge_baselines(
-    bag: Bag, split: LabelledSplit, test: Labelled | None, metric: str
-) -> dict[str, dict[str, Any]]:
-    """Scores of the baselines by part and name, each with the seconds that its fit took."""
-    labels_N = _numbers(split.train, split.names)
-    parts = {"development": split.development} | ({} if test is None else {"test": test})
-    found: dict[str, dict[str, Any]] = {part: {} for part in parts}
-    for name, (model, seconds) in fit_baselines(bag, labels_N, len(split.names)).items():
-        for part, rows in parts.items():
-            probabilities_NC = torch.from_numpy(np.exp(model.log_probabilities(rows.texts)))
-            scores = judge(metric, probabilities_NC, torch.from_numpy(_numbers(rows, split.names)))
-            found[part][name] = {**scores, "seconds": round(seconds, 2)}
-    return found
-
-
-def _winner(judged: dict[str, Any], metric: str, lower: bool) -> str:
-    """Who is best on the test part, or on the development part if there is none; "steepest" if equal."""
-    named = judged.get("test", judged["development"])
-    figures = {name: one[metric] for name, one in named.items() if one[metric] == one[metric]}
-    return (min if lower else max)(figures, key=lambda name: figures[name]) if figures else "steepest"
 
 
 def _objective_config(config: RunConfig) -> ClassificationConfig:
@@ -343,14 +286,6 @@ def _read(config: RunConfig) -> tuple[LabelledSplit, Labelled | None]:
     return split, test
 
 
-def _numbers(rows: Labelled, names: Sequence[str]) -> npt.NDArray[np.int64]:
-    """Labels as numbers; what training did not have counts up from the number of classes."""
-    known = {name: at for at, name in enumerate(names)}
-    for label in sorted(set(rows.labels) - set(known)):
-        known[label] = len(known)
-    return np.array([known[label] for label in rows.labels], dtype=np.int64)
-
-
 def _counts(split: LabelledSplit) -> list[int]:
     counted = Counter(split.train.labels)
     return [counted[name] for name in split.names]
@@ -365,44 +300,6 @@ def _joined(split: LabelledSplit) -> Labelled:
 
 def _nothing(rows: int, classes: int) -> Floats:
     return np.zeros((rows, classes), dtype=np.float32)
-
-
-def _tokenizer(config: RunConfig, texts: Sequence[str]) -> Tokenizer:
-    """As asked; left open, characters for strings without words, else a vocabulary that has the common words."""
-    n_bytes = sum(len(text.encode()) for text in texts)
-    if config.tokenizer.kind != "auto" or config.tokenizer.vocab_size != "auto":
-        return make_tokenizer(config.tokenizer, lambda: texts, n_bytes)
-    if "strings" in suitable_views(texts):
-        return chars_tokenizer(texts)
-    return train_up_to(texts, max(512, min(MOST_TOKENS, n_bytes // BYTES_A_TOKEN)))
-
-
-def _encode(tokenizer: Tokenizer, texts: Sequence[str]) -> RaggedIds:
-    """Texts as ids, with an end of text before and behind: a token that sees them all, and where they begin."""
-    end = np.array([tokenizer.end_of_text], dtype=np.int32)
-    return RaggedIds.join(np.concatenate([end, ids, end]) for ids in tokenizer.encode_batch(list(texts)))
-
-
-def _context(ids: RaggedIds) -> int:
-    """Enough for 99 texts of 100, as a multiple of 8."""
-    return min(LONGEST, 8 * -(-int(np.quantile(ids.lengths, 0.99, method="higher")) // 8))
-
-
-def _idf(ids: RaggedIds, vocab_size: int) -> Floats:
-    """ln((1 + N) / (1 + n_v)) + 1: what a token tells of its text, before anything is learnt."""
-    row = np.repeat(np.arange(len(ids)), ids.lengths)
-    pairs = np.unique(row * vocab_size + ids.tokens)
-    texts_V = np.bincount(pairs % vocab_size, minlength=vocab_size)
-    return (np.log((1 + len(ids)) / (1 + texts_V)) + 1).astype(np.float32)
-
-
-def _fingerprint(split: LabelledSplit) -> str:
-    digest = hashlib.sha256()
-    for rows in (split.train, split.development):
-        for text, label in zip(rows.texts, rows.labels, strict=True):
-            digest.update(f"{label}\t{text}\n".encode())
-        digest.update(b"\0")
-    return digest.hexdigest()
 
 
 def _settled(config: RunConfig, objective: ClassificationConfig, context: int) -> RunConfig:
