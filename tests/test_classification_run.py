@@ -122,7 +122,11 @@ def test_it_stops_when_the_metric_no_longer_rises(beasts: Path, tmp_path: Path) 
     evaluated = [line["evaluation"]["accuracy"] for line in run.folder.read_metrics() if "evaluation" in line]
     assert run.result.step < 400
     assert any(event["event"] == "stopped early" for event in run.folder.read_events())
-    assert evaluated[1:].index(max(evaluated[1:])) == len(evaluated[1:]) - 1 - 3
+    losses = [line["evaluation"]["log_loss"] for line in run.folder.read_metrics() if "evaluation" in line]
+    ranked = [
+        (-hits, loss) for hits, loss in zip(evaluated[1:], losses[1:], strict=True)
+    ]  # the loss breaks ties
+    assert ranked.index(min(ranked)) == len(ranked) - 1 - 3
     assert run.result.metrics["accuracy"] == max(evaluated[1:])
 
 

@@ -14,7 +14,7 @@ def proxy(records: Iterable[Mapping[str, Any]], best_step: int, objective: Objec
         best_step: the step that the metric chose.
 
     Returns:
-        ``metric``, ``best_step``, ``lowest_loss_step``, the metric and the loss at both, whether they ``differ``, and
+        ``metric``, ``best_step``, ``lowest_loss_step``, the metric and the loss at both, whether the metrics ``differ``, and
         the curves ``steps``, ``losses`` and ``metrics``. Nothing where the metric is the loss by another name.
     """
     name = objective.metric
@@ -32,7 +32,7 @@ def proxy(records: Iterable[Mapping[str, Any]], best_step: int, objective: Objec
         "metric_at_lowest_loss": lowest[name],
         "loss_at_best": best["loss"],
         "loss_at_lowest_loss": lowest["loss"],
-        "differ": lowest_step != best_step,
+        "differ": best[name] != lowest[name],
         "steps": [step for step, _ in rows],
         "losses": [found["loss"] for _, found in rows],
         "metrics": [found[name] for _, found in rows],

@@ -283,11 +283,19 @@ class Session:
         self.log.append(record)
         self.health.see(record)
         self.listen("evaluation", {"record": record})
-        if state.step and self.objective.better(metrics[metric], state.best.get(metric)):
+        if state.step and self._best_so_far(metrics):
             state.best, state.stale = {"step": state.step, metric: metrics[metric]}, 0
+            state.best["tie"] = _tie(metrics)
             self.save()
         elif state.step:
             state.stale += 1
+
+    def _best_so_far(self, metrics: dict[str, float]) -> bool:
+        """Whether the metric is better than ever, or as good at a smaller loss."""
+        new, old = metrics[self.objective.metric], self.state.best.get(self.objective.metric)
+        return self.objective.better(new, old) or (
+            new == old and _tie(metrics) < self.state.best.get("tie", math.inf)
+        )
 
     def _enough(self) -> bool:
         """Whether the metric has not risen for so many evaluations that going on is a waste."""
@@ -377,3 +385,8 @@ class Session:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
+
+
+def _tie(metrics: dict[str, float]) -> float:
+    """What decides between evaluations with the same metric."""
+    return metrics.get("log_loss", metrics.get("loss", math.inf))
