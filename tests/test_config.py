@@ -103,3 +103,20 @@ def test_counts_and_bytes() -> None:
             parse_count(bad)
         with pytest.raises(ConfigError):
             parse_bytes(bad)
+
+
+def test_an_objective_is_told_apart_by_its_kind() -> None:
+    from steepest.train.run import RunConfig
+
+    assert build(RunConfig, {}).objective.kind == "next-token"
+    assert build(RunConfig, {"objective": {"metric": "loss"}}).objective.kind == "next-token"
+    config = build(RunConfig, {"objective": {"kind": "classification", "metric": "accuracy"}})
+    assert config.replace(train=config.train.replace(steps=3)).objective == config.objective
+    for objective, said in [
+        ({"kind": "clasification"}, 'no kind "clasification"; did you mean "classification"'),
+        ({"kind": "classification", "metrc": 1}, 'unknown key "objective.metrc"; did you mean "metric"'),
+        ({"metric": "macro_f1"}, 'objective next-token has no metric "macro_f1"'),
+        ({"kind": "classification", "metric": "macro_f2"}, 'did you mean "macro_f1"'),
+    ]:
+        with pytest.raises(ConfigError, match=said):
+            build(RunConfig, {"objective": objective})

@@ -11,7 +11,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -171,27 +171,42 @@ def _explain(kind: type[RoomConfig], error: ValidationError) -> str:
     """The first problem of a pydantic error, in one line; says how many more there are."""
     problems = error.errors()
     first = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
-    place = [str(part) for part in first["loc"]]
+    place, fields = _place(kind, [str(part) for part in first["loc"]])
     key = ".".join(place)
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     if first["type"] == "extra_forbidden":
-        return f'unknown key "{key}"{_nearest(place[-1], _fields_at(kind, place[:-1]))}{more}'
+        return f'unknown key "{key}"{_nearest(place[-1], fields)}{more}'
     if first["type"] == "missing":
         return f'"{key}" is missing{more}'
+    if first["type"] == "union_tag_invalid":
+        tag, known = first["ctx"]["tag"], first["ctx"]["expected_tags"].replace("'", "")
+        return f'"{key}" has no kind "{tag}"{_nearest(tag, known.split(", ")) or ";"} It knows {known}{more}'
     message = first["msg"].removeprefix("Value error, ")
     if not key:
         return f"{message}{more}"
     return f'"{key}": {message[0].lower() + message[1:]}; got {first["input"]!r}{more}'
 
 
-def _fields_at(kind: type[BaseModel], place: list[str]) -> list[str]:
+def _place(kind: type[BaseModel], place: list[str]) -> tuple[list[str], list[str]]:
+    """A place without the tags of unions in it, and the fields that are known there."""
+    told: list[str] = []
+    members: list[type[BaseModel]] = [kind]
     for part in place:
-        field = kind.model_fields.get(part)
-        annotation = field.annotation if field else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        kind = annotation
-    return list(kind.model_fields)
+        if len(members) > 1:  # a union: this part is the tag of one of them
+            members = [one for one in members if one.model_fields["kind"].default == part]
+            continue
+        told.append(part)
+        field = members[0].model_fields.get(part) if members else None
+        if field is not None:
+            members = _models(field.annotation)
+    return told, list(members[0].model_fields) if len(members) == 1 else []
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The models among the types that an annotation names."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models(part)]
 
 
 def _parse_value(text: str) -> Any:

@@ -1,8 +1,29 @@
 """Objectives: what a run minimises (a loss) and what it is judged by (a target metric)."""
 
-from steepest.objectives.base import Objective
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+from steepest.objectives.base import KindConfig, Objective
+from steepest.objectives.classification import ClassificationConfig
 from steepest.objectives.next_token import NextToken, NextTokenConfig
 
-ObjectiveConfig = NextTokenConfig
 
-__all__ = ["NextToken", "NextTokenConfig", "Objective", "ObjectiveConfig"]
+def _next_token_by_default(value: Any) -> Any:
+    return {"kind": "next-token", **value} if isinstance(value, dict) else value
+
+
+# One table ``[objective]``, told apart by its ``kind``; a new objective is one more member.
+ObjectiveConfig = Annotated[
+    Annotated[NextTokenConfig | ClassificationConfig, Field(discriminator="kind")],
+    BeforeValidator(_next_token_by_default),
+]
+
+__all__ = [
+    "ClassificationConfig",
+    "KindConfig",
+    "NextToken",
+    "NextTokenConfig",
+    "Objective",
+    "ObjectiveConfig",
+]

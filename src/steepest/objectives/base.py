@@ -11,8 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from steepest.config import RoomConfig
 from steepest.data.examples import AnyBatch
 from steepest.model import Transformer
+
+
+class KindConfig(RoomConfig):
+    """Base of the objectives' configurations, which are told apart by ``kind``."""
+
+    kind: str
+
+    def model_post_init(self, context: Any) -> None:
+        """Count ``kind`` as set, so that a copy by ``replace`` is of the same kind."""
+        self.__pydantic_fields_set__.add("kind")
 
 
 class Objective(nn.Module):

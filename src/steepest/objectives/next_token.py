@@ -17,35 +17,45 @@ from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
-from steepest.config import RoomConfig
 from steepest.data.batches import Batch
 from steepest.losses import chunked_cross_entropy, chunked_token_losses
 from steepest.model import Transformer, VocabularyHead, document_mask
-from steepest.objectives.base import Objective
+from steepest.objectives.base import KindConfig, Objective
+from steepest.objectives.scores import check_metric
+
+METRICS = {
+    "bits_per_byte": True,
+    "loss": True,
+    "perplexity": True,
+    "accuracy": False,
+}  # whether less is better
 
 
-class NextTokenConfig(RoomConfig):
+class NextTokenConfig(KindConfig):
     """What next-token prediction can be told."""
 
     kind: Literal["next-token"] = "next-token"
-
+    metric: str = Field("bits_per_byte", description="what chooses the checkpoint: " + ", ".join(METRICS))
     z_loss: float = Field(0.0, ge=0, description="weight of the squared log-partition (keeps logits bounded)")
+
+    @field_validator("metric")
+    @classmethod
+    def _known(cls, metric: str) -> str:
+        check_metric(metric, METRICS, "next-token")
+        return metric
 
 
 class NextToken(Objective):
-    """Cross-entropy of the next token; target metric ``bits_per_byte``.
+    """Cross-entropy of the next token; target metric ``bits_per_byte`` unless the config names another.
 
     Args:
         trunk: maps ids (B, T) to hidden states (B, T, D).
         token_bytes: bytes of text that each id stands for, (V,); zero for special tokens.
         config: see ``NextTokenConfig``.
     """
-
-    metric = "bits_per_byte"
-    lower_is_better = True
 
     token_bytes_V: Tensor
 
@@ -54,6 +64,7 @@ class NextToken(Objective):
     ) -> None:
         super().__init__()
         self.config = config or NextTokenConfig()
+        self.metric, self.lower_is_better = self.config.metric, METRICS[self.config.metric]
         self.trunk = trunk
         self.head = VocabularyHead(trunk)
         self.register_buffer(

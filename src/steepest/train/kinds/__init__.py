@@ -1,5 +1,6 @@
 """Kinds of runs: what differs between objectives. A new kind is a file here, named in ``KINDS``."""
 
+from steepest.errors import ConfigError
 from steepest.train.kinds.base import Kind
 from steepest.train.kinds.next_token import NextTokenKind
 from steepest.train.run import RunConfig
@@ -9,7 +10,10 @@ KINDS: dict[str, type[Kind]] = {"next-token": NextTokenKind}
 
 def kind_of(config: RunConfig) -> type[Kind]:
     """The kind that a config's objective names."""
-    return KINDS[config.objective.kind]
+    kind = config.objective.kind
+    if kind not in KINDS:
+        raise ConfigError(f'objective "{kind}" cannot be trained yet; these can: {", ".join(KINDS)}')
+    return KINDS[kind]
 
 
 __all__ = ["KINDS", "Kind", "NextTokenKind", "kind_of"]

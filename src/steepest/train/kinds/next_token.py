@@ -13,7 +13,7 @@ from steepest.data.examples import AnyBatch, Examples
 from steepest.errors import DataError
 from steepest.model import Transformer
 from steepest.model.generate import generate
-from steepest.objectives import NextToken, Objective
+from steepest.objectives import NextToken, NextTokenConfig, Objective
 from steepest.runs import RunFolder
 from steepest.tokenizer import Tokenizer
 from steepest.train.evaluate import eagerly
@@ -77,6 +77,7 @@ class NextTokenKind(Kind):
 
     def objective(self, config: RunConfig, trunk: Transformer) -> NextToken:
         """A vocabulary head and cross-entropy."""
+        assert isinstance(config.objective, NextTokenConfig)
         return NextToken(trunk, self.tokenizer.token_bytes(), config.objective)
 
     def save(self, folder: RunFolder) -> None:
