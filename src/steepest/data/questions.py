@@ -137,7 +137,8 @@ class Questions:
     @cached_property
     def rows_Q(self) -> Floats:
         """How many rows ask each question."""
-        rows: Floats = np.bincount(self.question_N, weights=self.count_N, minlength=len(self))
+        rows: Floats = np.zeros(len(self))
+        np.add.at(rows, self.question_N, self.count_N)
         return rows
 
     @property
@@ -149,8 +150,7 @@ class Questions:
 
     def batch(self, which: Codes | None = None, inclusion: Floats | None = None) -> QuestionBatch:
         """Some of the questions (all, if ``None``); their answers weigh 1 / ``inclusion``."""
-        question, weight = self.question_N, self.count_N
-        ids, answer = self.ids_QT, self.answer_N
+        ids, question, answer, weight = self.ids_QT, self.question_N, self.answer_N, self.count_N
         if which is not None:
             place = np.full(len(self), -1)
             place[which] = np.arange(len(which))

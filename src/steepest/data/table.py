@@ -221,7 +221,7 @@ def _settle_empty(
     if missing == "category":
         return [
             [EMPTY_CATEGORY if gone else value for value, gone in zip(column, holes, strict=True)]
-            for column, holes in zip(cells, empty, strict=True)
+            for column, holes in zip(cells, empty.tolist(), strict=True)
         ], 0
     lost = empty.any(axis=0)
     if missing is None:
@@ -236,7 +236,9 @@ def _settle_empty(
         raise DataError(
             f"{rows.label}: every row has an empty cell: --missing drop leaves none; use category"
         )
-    kept = [[value for value, gone in zip(column, lost, strict=True) if not gone] for column in cells]
+    kept = [
+        [value for value, gone in zip(column, lost.tolist(), strict=True) if not gone] for column in cells
+    ]
     return kept, int(lost.sum())
 
 

@@ -29,11 +29,13 @@ class Settled:
 
     Attributes:
         columns: those whose conditionals are needed, in order; a set column is among them if its natural value is.
-        natural: for each of them, the set columns whose natural value it sees instead of the set one.
+        fixed: for each of them, the columns of its context that it sees at the value they are set to.
+        acting: the set columns that act on what is asked; setting any other changes nothing.
     """
 
     columns: tuple[str, ...]
-    natural: dict[str, frozenset[str]]
+    fixed: dict[str, frozenset[str]]
+    acting: frozenset[str]
 
 
 def settle(graph: Graph, target: str, do: Collection[str] = (), given: Collection[str] = ()) -> Settled:
@@ -43,8 +45,9 @@ def settle(graph: Graph, target: str, do: Collection[str] = (), given: Collectio
         QueryError: data and graph do not settle it, naming the culprit.
 
     >>> front_door = Graph([("x", "m"), ("m", "y")], [("x", "y")])
-    >>> settle(front_door, "y", ["x"]).natural["y"]
-    frozenset({'x'})
+    >>> plan = settle(front_door, "y", ["x"])  # m sees the set x, y (by way of the tie) the natural one
+    >>> plan.columns, plan.fixed["m"], plan.fixed["y"]
+    (('x', 'm', 'y'), frozenset({'x'}), frozenset())
     >>> settle(Graph([("x", "y")], [("x", "y")]), "y", ["x"])
     Traceback (most recent call last):
     ...
@@ -63,15 +66,16 @@ def settle(graph: Graph, target: str, do: Collection[str] = (), given: Collectio
             spare = [name for name in graph.order if name not in kept] if fits else []
             raise _refused(graph, target, *_culprit(graph, acting, within) or ("", ""), spare)
         within = kept
-    natural: dict[str, frozenset[str]] = {}
+    fixed: dict[str, frozenset[str]] = {}
     waiting = list(asked)
     while waiting:
         name = waiting.pop()
-        if name not in natural:
-            natural[name] = frozenset(acting & graph.tied(name, within) - {name})
-            # A set column that is not tied to its reader is a constant to it.
-            waiting += [each for each in graph.context(name) if each not in acting or each in natural[name]]
-    return Settled(tuple(name for name in graph.order if name in natural), natural)
+        if name not in fixed:
+            # A set column shows its natural value to those that are tied to it, the set one to all others.
+            untied = acting - graph.tied(name, within)
+            fixed[name] = frozenset(untied.intersection(graph.context(name)))
+            waiting += [each for each in graph.context(name) if each not in fixed[name]]
+    return Settled(tuple(name for name in graph.order if name in fixed), fixed, frozenset(acting))
 
 
 def _culprit(graph: Graph, do: Collection[str], within: Collection[str]) -> tuple[str, str] | None:
