@@ -22,6 +22,7 @@ from steepest.data import default_cache
 from steepest.data.builtin import BUILTIN
 from steepest.data.examples import Examples
 from steepest.errors import CheckpointError, ConfigError
+from steepest.export import export_hugging_face
 from steepest.model import Transformer
 from steepest.model.generate import generate
 from steepest.objectives import NextToken, Objective
@@ -120,6 +121,15 @@ class TrainedRun:
             stop=(self.tokenizer.end_of_text,),
         )
         return self.tokenizer.decode_stream(tokens)
+
+    def export(self, folder: Path | str) -> float | None:
+        """Write a Hugging Face folder; the largest difference of a logit, if transformers is there to tell."""
+        if not isinstance(self.objective, NextToken):
+            raise ConfigError(
+                f"run {self.folder.name} cannot be exported: its objective is {self.config.objective.kind}, and the "
+                "stock class predicts the next token"
+            )
+        return export_hugging_face(self.objective.trunk, self.objective.head, self.tokenizer, Path(folder))
 
     def evaluate(
         self, sources: Sequence[str] = (), *, cache: Path | None = None, listen: Listener = _silent
