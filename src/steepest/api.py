@@ -194,7 +194,8 @@ def train(
     values["train"] = {**values.get("train", {}), **({} if memory is None else {"memory": memory})}
     given = limit_vocabulary(build(RunConfig, override(values, overrides)))
     kind, given, examples = kind_of(given).prepare(given, _cache(cache), listen)
-    resolved, plan = choose(given, examples, kind, started=began, listen=listen)
+    planned = kind.plan(given, examples, started=began, listen=listen)
+    resolved, plan = planned or choose(given, examples, kind, started=began, listen=listen)
     state = compose(resolved, examples, kind.objective)
     folder = create_run(runs, name)
     write_atomically(folder.config, dump_toml(resolved, header={"format": FORMAT}))

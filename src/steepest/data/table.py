@@ -223,7 +223,7 @@ def _settle_empty(
             [EMPTY_CATEGORY if gone else value for value, gone in zip(column, holes, strict=True)]
             for column, holes in zip(cells, empty.tolist(), strict=True)
         ], 0
-    lost = empty.any(axis=0)
+    lost = np.asarray(empty.any(axis=0))
     if missing is None:
         row = int(np.argmax(lost))
         name = names[int(np.argmax(empty[:, row]))]

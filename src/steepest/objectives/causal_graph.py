@@ -25,6 +25,7 @@ from steepest.data.table import Codes
 from steepest.graph import question_mask
 from steepest.model import Transformer, VocabularyHead
 from steepest.objectives.base import KindConfig, Objective
+from steepest.objectives.conditionals import Conditionals
 from steepest.objectives.scores import check_metric
 
 METRICS = {"log_likelihood": False, "loss": True}  # whether less is better
@@ -60,9 +61,13 @@ class CausalGraph(Objective):
         cards: categories of each column.
         contexts: of each column, the columns that its question reads.
         config: see ``CausalGraphConfig``.
+
+    Attributes:
+        blend: network and counts together, which is what is judged and asked once there is one.
     """
 
     own_nV: Tensor
+    blend: Conditionals | None = None
 
     def __init__(
         self,
@@ -123,15 +128,19 @@ class CausalGraph(Objective):
 
     @torch.no_grad()
     def measure(self, batch: QuestionBatch) -> dict[str, float]:
-        """Sums of nats and cells."""
-        return {"nats": float(self.loss(batch)), "cells": float(batch.n_targets)}
+        """Sums of nats, of the network and of the blend (the network again if there is none), and cells."""
+        nats = float(self.loss(batch))
+        blended = nats if self.blend is None else self._blended_nats(batch, self.blend)
+        return {"nats": nats, "blended": blended, "cells": float(batch.n_targets)}
 
     def metrics(self, parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
-        """Log-likelihood in nats per row, and the loss: nats per cell."""
-        if not parts:
+        """Log-likelihood in nats per row, that of the network alone, and the loss: the network's nats per cell."""
+        cells = sum(part["cells"] for part in parts)
+        if not cells:
             return {}
-        loss = sum(part["nats"] for part in parts) / max(sum(part["cells"] for part in parts), 1)
-        return {"log_likelihood": -loss * len(self.cards), "loss": loss}
+        rows = cells / len(self.cards)
+        nats, blended = (sum(part[name] for part in parts) for name in ("nats", "blended"))
+        return {"log_likelihood": -blended / rows, "network": -nats / rows, "loss": nats / cells}
 
     @torch.no_grad()
     def predict(self, column: int, contexts: Codes) -> Floats:
@@ -155,6 +164,20 @@ class CausalGraph(Objective):
         """The trunk's roles; the vocabulary matrix is the head."""
         roles = {f"trunk.{name}": role for name, role in self.trunk.roles().items()}
         return roles | {f"head.{name}": role for name, role in self.head.roles().items()}
+
+    def _blended_nats(self, batch: QuestionBatch, blend: Conditionals) -> float:
+        ids = batch.ids_BT.cpu().numpy()
+        question, answer = batch.question_N.cpu().numpy(), batch.answer_N.cpu().numpy()
+        weight = batch.weight_N.double().cpu().numpy()
+        nats = 0.0
+        for i, context in enumerate(self.contexts):
+            mine = np.flatnonzero(ids[:, 0] == self.n_values + i)
+            p = blend(i, ids[mine, 1 : 1 + len(context)] - self.start[list(context)])
+            place = np.full(len(ids), -1)
+            place[mine] = np.arange(len(mine))
+            inside = place[question] >= 0
+            nats -= float(weight[inside] @ np.log(p[place[question[inside]], answer[inside] - self.start[i]]))
+        return nats
 
     def _own(self, hidden: Tensor, columns: Tensor) -> Tensor:
         """Log-softmax over the values of each question's own column."""
