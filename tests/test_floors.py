@@ -16,6 +16,7 @@ FLOORS = [
         "scaling",
         "graph",
         "config",
+        "units",
         "runs",
         "atomic_folder",
         "manifest",

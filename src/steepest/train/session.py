@@ -16,6 +16,7 @@ import torch
 from steepest.checkpoint import CheckpointWriter, load_checkpoint, prune
 from steepest.data.examples import Examples
 from steepest.errors import CheckpointError, StorageError
+from steepest.memory.measure import resident
 from steepest.runs import RunFolder
 from steepest.train.deadline import DeadlineController
 from steepest.train.evaluate import evaluate
@@ -86,6 +87,7 @@ class Session:
         self.signal: int | None = None
         self._fresh = True
         self._saved_at = time.monotonic()
+        self._weighed_at = -math.inf
         self._saved_step = self._evaluated_step = -1
         self._stream_range = self._range_of_streams()
 
@@ -200,6 +202,8 @@ class Session:
             self._event(kind, **event)
             if kind == "step time jumped":
                 self._measure_threads()
+        if time.monotonic() - self._weighed_at >= 1.0:
+            record["memory"], self._weighed_at = resident(self.device), time.monotonic()
         if state.step % self.config.train.log_every == 0:
             self.log.append(record)
         share, left = self._progress(state)
