@@ -273,5 +273,8 @@ class TableExamples:
     def held_out_batches(
         self, config: BatchesConfig, *, context: int, tokens: int | None = None
     ) -> Iterator[QuestionBatch]:
-        """Nothing."""
-        return iter(())
+        """None, which is an error to ask for."""
+        raise DataError(
+            "every row of a causal model trains, none is held out: its held-out figures, from cross-fitting, are in "
+            "result.json; give other rows to be judged on"
+        )

@@ -8,9 +8,9 @@ inference   exact answers: sums over products of tables, cheapest column first
 """
 
 from steepest.graph.causal import Graph, closed, question_mask
-from steepest.graph.identify import Settled, settle
+from steepest.graph.identify import Settled, effects, settle
 from steepest.graph.inference import Factor, cost_of, sum_out
-from steepest.graph.parse import read_graph
+from steepest.graph.parse import read_graph, read_graph_file
 from steepest.graph.query import Query, read_query
 
 __all__ = [
@@ -20,8 +20,10 @@ __all__ = [
     "Settled",
     "closed",
     "cost_of",
+    "effects",
     "question_mask",
     "read_graph",
+    "read_graph_file",
     "read_query",
     "settle",
     "sum_out",

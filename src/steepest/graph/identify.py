@@ -78,6 +78,24 @@ def settle(graph: Graph, target: str, do: Collection[str] = (), given: Collectio
     return Settled(tuple(name for name in graph.order if name in fixed), fixed, frozenset(acting))
 
 
+def effects(graph: Graph) -> tuple[list[tuple[str, str]], list[tuple[str, str, str]]]:
+    """Every effect of a cause on what it may change: the settled pairs, and the others with the reason.
+
+    >>> effects(Graph([("x", "m"), ("m", "y")], [("x", "y")]))[0]
+    [('x', 'm'), ('x', 'y'), ('m', 'y')]
+    """
+    settled, refused = [], []
+    for x in graph.order:
+        for y in graph.order:
+            if y in nx.descendants(graph.directed, x):
+                try:
+                    settle(graph, y, [x])
+                    settled.append((x, y))
+                except QueryError as error:
+                    refused.append((x, y, str(error)))
+    return settled, refused
+
+
 def _culprit(graph: Graph, do: Collection[str], within: Collection[str]) -> tuple[str, str] | None:
     """A set column and its child that hidden causes tie to it, the child not set itself."""
     for x in do:

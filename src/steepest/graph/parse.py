@@ -12,6 +12,7 @@ dag { a -> b  a <-> c  u [latent]  u -> {b c} }        ``dir=both`` is <-> and a
 
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from steepest.errors import DataError
 from steepest.graph.causal import Graph
@@ -82,6 +83,19 @@ def read_graph(text: str, where: str = "graph") -> Graph:
     if not edges.names:
         raise DataError(f'{where}: nothing is drawn in it; write one "cause -> effect" a line')
     return Graph(edges.directed, edges.hidden, names=list(edges.names))
+
+
+def read_graph_file(path: Path | str) -> Graph:
+    """Read a graph from a file; see ``read_graph``."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise DataError(
+            f"{path}: no such file; a graph is a text file of lines like: cause -> effect"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as a graph: {error}") from None
+    return read_graph(text, str(path))
 
 
 def _tie_children_of_latent(edges: _Edges, where: str) -> None:

@@ -181,7 +181,8 @@ class CausalGraph(Objective):
 
     def _own(self, hidden: Tensor, columns: Tensor) -> Tensor:
         """Log-softmax over the values of each question's own column."""
-        logits = self.head(hidden)[..., : self.n_values].float()
+        logits = self.head(hidden)[..., : self.n_values]
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         masked: Tensor = logits.masked_fill(~self.own_nV[columns], -torch.inf)
         return masked.log_softmax(-1)
 

@@ -19,16 +19,26 @@ from steepest.data.examples import AnyBatch, Examples
 from steepest.data.questions import Questions, TableExamples
 from steepest.data.table import Codes, Table, encode_table, listed, load_table, read_table, save_table
 from steepest.errors import ConfigError, DataError
-from steepest.graph import Graph, read_graph
+from steepest.graph import Graph, read_graph, read_graph_file
 from steepest.model import Transformer
+from steepest.model.size import n_parameters
 from steepest.objectives import Objective
 from steepest.objectives.causal_graph import CausalGraph, CausalGraphConfig
+from steepest.objectives.causal_model import CausalModel
 from steepest.objectives.conditionals import CANDIDATES, Conditionals
 from steepest.objectives.counting import Counts, n_cells
 from steepest.runs import RunFolder
 from steepest.train.cross_fit import CrossFit, cross_fit, summary
 from steepest.train.kinds.base import Kind
-from steepest.train.run import Listener, RunConfig, compose, resolve_autocast, resolve_device, total_steps
+from steepest.train.run import (
+    Listener,
+    RunConfig,
+    compose,
+    resolve_autocast,
+    resolve_device,
+    sequences_per_step,
+    total_steps,
+)
 
 STEPS = 300
 FEWEST_STEPS = 30
@@ -64,16 +74,16 @@ class CausalGraphKind(Kind):
         objective = config.objective
         assert isinstance(objective, CausalGraphConfig)
         source = _one_source(config)
-        graph_text = None if objective.graph is None else _read_text(Path(objective.graph))
-        kind = cls(*check(source, graph_text, objective), source)
-        if graph_text is None:
+        kind = cls(*check(source, objective), source)
+        if objective.graph is None:
             kind.notes.append(
                 "no graph was given: every column is taken to be a cause of all columns after it, and do() "
                 "answers as if that were so; draw one with --graph"
             )
+        else:
+            objective = objective.replace(graph=str(Path(objective.graph).absolute()))
         listen("table", {"kind": kind})
-        examples = kind._examples()
-        return kind, config.replace(data=config.data.replace(validation=0.0)), examples
+        return kind, config.replace(objective=objective), kind._examples()
 
     @classmethod
     def open(cls, folder: RunFolder, config: RunConfig) -> Self:
@@ -118,7 +128,12 @@ class CausalGraphKind(Kind):
         )
         found = summary(self.fitted, self.graph.order)
         listen("cross_fitted", found)
-        return config, {"steps": steps, "step_seconds": step_seconds, "fits": fits, **found}
+        passes = steps * sequences_per_step(config) / len(examples.questions)
+        record = {
+            "parameters": n_parameters(config.model), "steps": steps, "step_seconds": step_seconds, "fits": fits,
+            "tokens": steps * _batch_tokens(config), "epochs": max(passes, steps), **found,
+        }  # fmt: skip
+        return config, record
 
     def examples(self, folder: RunFolder, config: RunConfig, cache: Path, listen: Listener) -> TableExamples:
         """The run's own rows, as they were kept."""
@@ -147,6 +162,11 @@ class CausalGraphKind(Kind):
             )
         return objective
 
+    def model(self, objective: CausalGraph) -> CausalModel:
+        """What can be asked."""
+        assert objective.blend is not None
+        return CausalModel(objective.blend, self.graph, self.table)
+
     def save(self, folder: RunFolder) -> None:
         """Table, graph and weights."""
         assert self.fitted is not None
@@ -163,8 +183,9 @@ class CausalGraphKind(Kind):
         assert self.fitted is not None
         found = summary(self.fitted, self.graph.order)
         held_out = found.pop("held_out")
+        blend = held_out["blend"]
         return {
-            "held_out": {"log_likelihood": held_out["blend"]}, "floor": held_out, **found, "rows": len(self.table)
+            "held_out": {"log_likelihood": blend, "loss": -blend / len(self.graph)}, "floor": held_out, **found, "rows": len(self.table)
         }  # fmt: skip
 
     def _bare(self, config: RunConfig, trunk: Transformer) -> CausalGraph:
@@ -228,18 +249,17 @@ def weight_decay(rows: int) -> float:
     return 3.0 * math.pow(500 / rows, 0.75)
 
 
-def check(source: str, graph_text: str | None, config: CausalGraphConfig) -> tuple[Graph, Table]:
-    """Read a table and hold a graph against it.
+def check(source: str, config: CausalGraphConfig) -> tuple[Graph, Table]:
+    """Read a table and its graph, and hold them against each other; columns come in the graph's order.
 
     Raises:
         DataError: a column of one is missing in the other; whatever is wrong with either.
     """
-    where = config.graph or "graph"
+    graph, where = None if config.graph is None else read_graph_file(config.graph), config.graph
     table = read_table(source, missing=config.missing, bins=config.bins)
     columns = table.schema.columns
-    if graph_text is None:
+    if graph is None:
         return Graph.complete(columns), table
-    graph = read_graph(graph_text, where)
     absent = [name for name in graph.order if name not in columns]
     if absent:
         raise DataError(
@@ -273,17 +293,6 @@ def _one_source(config: RunConfig) -> str:
             f"a causal model is trained on one table (CSV, TSV, JSON lines or Parquet); got {got}: give one with --data"
         )
     return sources[0]
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise DataError(
-            f"{path}: no such file; a graph is a text file of lines like: cause -> effect"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as a graph: {error}") from None
 
 
 def _batch_tokens(config: RunConfig) -> int:
