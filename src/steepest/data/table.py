@@ -256,7 +256,7 @@ def _quantiles(column: Sequence[str], bins: int) -> list[float] | None:
     found = [number for number in numbers if number is not None]
     if len(found) < len(numbers) or len(set(found)) <= bins:
         return None
-    return sorted(set(np.quantile(found, np.arange(1, bins) / bins, method="lower").tolist()) - {min(found)})
+    return sorted(set(np.quantile(found, np.arange(1, bins) / bins, method="higher").tolist()) - {min(found)})
 
 
 def _binned(column: Sequence[str], edges: Sequence[float]) -> list[str]:
