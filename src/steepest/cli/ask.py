@@ -16,7 +16,9 @@ WIDEST = 100  # of a line
 @app.command()
 def ask(
     run: Run,
-    question: Annotated[str, typer.Argument(help='Such as "recovered | do(treatment=A), stone=large".')],
+    question: Annotated[
+        str, typer.Argument(help="In the notation of textbooks, as in the example; two values compare.")
+    ],
     draws: Annotated[int, typer.Option(min=100, help="Rows drawn where the answer is not exact.")] = 10_000,
     seed: Annotated[int, typer.Option(help="Seed of the dice.")] = 0,
     step: Step = None,
