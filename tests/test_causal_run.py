@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -240,29 +239,42 @@ def test_bad_input_is_one_line_and_nothing_is_written(
     assert re.search(said, error) and error.count("\n") == 1 and not (tmp_path / "runs").exists()
 
 
-def test_the_command_line_from_the_table_to_the_answer(place: Path, tmp_path: Path) -> None:
-    def steepest_command(*arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "steepest", *arguments],
-            cwd=place,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        return done.stdout
+def test_the_command_line_from_the_table_to_the_answer(
+    place: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    from steepest.cli import main
 
-    told = steepest_command("graph", "kidney.graph", "kidney.csv")
+    def told_by(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["steepest", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            main.main()
+        assert stop.value.code == 0
+        return str(capsys.readouterr().out)
+
+    monkeypatch.chdir(place)
+    told = told_by("graph", "kidney.graph", "kidney.csv")
     assert "order     stone, treatment, recovered" in told and "settled   3 of 3 effects" in told
-    told = steepest_command(
-        "train", "--objective", "causal-graph", "--data", "kidney.csv", "--steps", "20", "--name", "shown",
-        "--runs", str(tmp_path),
-    )  # fmt: skip
+    train = ["train", "--objective", "causal-graph", "--data", "kidney.csv", "--steps", "20"]
+    told = told_by(*train, "--name", "shown", "--runs", str(tmp_path))
     assert "no graph was given: every column is taken to be a cause of all columns after it" in told
     assert "nats per row held out" in told and "ask shown" in told
-    told = steepest_command("ask", "shown", "recovered | do(treatment=A|B)", "--runs", str(tmp_path))
+    told = told_by("ask", "shown", "recovered | do(treatment=A|B)", "--runs", str(tmp_path))
     assert "do(treatment=A)" in told and "difference" in told and "They differ because stone" in told
     found = json.loads(
-        steepest_command("ask", "shown", "recovered | do(treatment=A)", "--runs", str(tmp_path), "--json")
+        told_by("ask", "shown", "recovered | do(treatment=A)", "--runs", str(tmp_path), "--json")
     )
-    p = found["answers"]["do(treatment=A)"]["p"]
-    assert sum(p.values()) == pytest.approx(1) and "treatment=A" in found["seen"]
+    assert sum(found["answers"]["do(treatment=A)"]["p"].values()) == pytest.approx(1)
+    assert "treatment=A" in found["seen"]
+
+
+def test_a_run_by_the_clock_ends_when_its_steps_are_enough(place: Path, tmp_path: Path) -> None:
+    run = steepest.train(
+        place / "kidney.csv", time=30.0, runs=tmp_path,
+        config={"objective": {"kind": "causal-graph", "folds": 1}, "train": {"most_steps": 40}},
+    )  # fmt: skip
+    assert run.result is not None and run.result.finished and run.result.step <= 40
+    assert run.result.seconds < 30.0
+    with pytest.raises(ConfigError, match="too short for this table"):
+        steepest.train(
+            place / "kidney.csv", time=0.05, config={"objective": {"kind": "causal-graph"}}, runs=tmp_path
+        )
