@@ -144,7 +144,7 @@ def test_resume_is_the_run_that_was_never_stopped(kidney: steepest.TrainedRun, p
 
 def test_hidden_causes_settled_by_the_front_door_or_refused(tmp_path: Path) -> None:
     graph = read_graph("x -> m -> y\nx <-> y")
-    world = World.random(graph, 11)
+    world = World.random(graph, 17)
     rows = world.sample(6000, 0)
     lines = [",".join(graph.order), *(",".join(f"v{code}" for code in row) for row in rows.tolist())]
     (tmp_path / "t.csv").write_text("\n".join(lines))
@@ -158,7 +158,7 @@ def test_hidden_causes_settled_by_the_front_door_or_refused(tmp_path: Path) -> N
         truth = world.answer("y", {"x": code})
         assert found.p["v1"] == pytest.approx(truth[1], abs=0.03)
     assert "a hidden cause" in found.why
-    assert abs(found.p_seen["v1"] - truth[1]) > 0.04  # seeing would have misled
+    assert abs(found.p_seen["v1"] - truth[1]) > 0.06  # seeing would have misled
     with pytest.raises(QueryError, match="do not settle what do"):
         (tmp_path / "bow.graph").write_text("x -> m -> y\nx <-> m")
         bow = steepest.train(
