@@ -10,6 +10,7 @@ The model that is kept is trained afterwards, on all rows: on a small table ever
 Source: M. Stone, "Cross-Validatory Choice and Assessment of Statistical Predictions", 1974.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,7 @@ def cross_fit(
     *,
     steps: int,
     fits: int,
+    until: float | None = None,
     done: Callable[[int], None] = lambda fit: None,
 ) -> CrossFit:
     """Fit the network ``fits`` times, each time without some of the rows, and weigh it against counting.
@@ -63,6 +65,8 @@ def cross_fit(
         questions_of: makes questions of some of them.
         build: puts the objective on a trunk.
         steps: of each fit.
+        until: on the scale of ``time.monotonic()``; a further fit, and the last one on all rows, must end before it,
+            or the fits made are enough.
         done: called with the number of fits behind.
 
     Raises:
@@ -73,7 +77,11 @@ def cross_fit(
         raise DataError(f"a table of {len(codes)} rows is too small: {2 * PARTS * folds} are the least")
     place = np.random.default_rng(config.batches.seed).permutation(len(codes)) % (PARTS * folds)
     parts: list[_Part] = []
+    began = time.monotonic()
     for fold in range(fits):
+        now = time.monotonic()
+        if until is not None and fold and now + 2 * (now - began) / fold > until:
+            break  # the machine has become slower
         questions = questions_of(codes[place // PARTS != fold])
         network, counts = fit_network(config, questions, build, steps=steps), Counts(questions)
         parts += [

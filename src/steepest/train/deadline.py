@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 from steepest.errors import ConfigError
 from steepest.optim.config import OptimConfig
-from steepest.optim.schedules import Decision, Shape, piecewise, step_schedule
+from steepest.optim.schedules import Decision, Shape, cooldown_share, piecewise, step_schedule
 from steepest.train.pace import Event, Pace, StepTimeWatch
 
 LATE = 0.01  # share of the budget by which the projected end may lie beyond it
@@ -140,7 +140,7 @@ class DeadlineController:
         self.seconds = seconds
         self._most_steps = most_steps
         self._warmup = config.warmup
-        self._cooldown = {"wsd": config.cooldown, "constant": 0.0}.get(config.schedule, 1 - config.warmup)
+        self._cooldown = cooldown_share(config)
         self._final = None if config.schedule == "constant" else config.final_lr
         self._cosine = config.schedule == "cosine"
         self._clock = clock

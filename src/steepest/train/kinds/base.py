@@ -30,7 +30,7 @@ class Kind(ABC):
     def open(cls, folder: RunFolder, config: RunConfig) -> Self:
         """The kind of a run that exists, from its folder, without its data."""
 
-    def plan(
+    def choose(
         self, config: RunConfig, examples: Examples, *, started: float, listen: Listener
     ) -> tuple[RunConfig, dict[str, Any]] | None:
         """Resolve every choice the user left open, and a record of how; ``None`` leaves it to ``planning/``."""

@@ -93,7 +93,7 @@ class CausalGraphKind(Kind):
         fitted = CrossFit(np.array(values["weights"]), values["held_out"])
         return cls(graph, table, values["source"], fitted, list(values["notes"]))
 
-    def plan(
+    def choose(
         self, config: RunConfig, examples: Examples, *, started: float, listen: Listener
     ) -> tuple[RunConfig, dict[str, Any]]:
         """Settle shape, rate and decay by rule, the steps by the time; weigh counts and network by cross-fitting."""
@@ -124,14 +124,15 @@ class CausalGraphKind(Kind):
             self._bare,
             steps=steps,
             fits=fits,
+            until=None if config.train.time is None else started + FITTING_SHARE * config.train.time,
             done=lambda done: listen("cross_fitting", {**said, "done": done}),
         )
         found = summary(self.fitted, self.graph.order)
         listen("cross_fitted", found)
-        passes = steps * sequences_per_step(config) / len(examples.questions)
+        passes = steps * min(1.0, sequences_per_step(config) / len(examples.questions))
         record = {
             "parameters": n_parameters(config.model), "steps": steps, "step_seconds": step_seconds, "fits": fits,
-            "tokens": steps * _batch_tokens(config), "epochs": max(passes, steps), **found,
+            "tokens": steps * _batch_tokens(config), "epochs": passes, **found,
         }  # fmt: skip
         return config, record
 
@@ -155,11 +156,13 @@ class CausalGraphKind(Kind):
 
     def objective(self, config: RunConfig, trunk: Transformer) -> CausalGraph:
         """One conditional a column; judged as a blend with counts once that is fitted."""
-        objective = self._bare(config, trunk)
-        if self.fitted is not None:
-            objective.blend = Conditionals(
-                Counts(self._questions_of(self.table.codes)), objective.predict, self.fitted.weights
+        if self.fitted is None:
+            raise ConfigError(
+                "a causal model weighs counts and network before it trains: give it a budget, not a plan made earlier"
             )
+        objective = self._bare(config, trunk)
+        counts = Counts(self._questions_of(self.table.codes))
+        objective.blend = Conditionals(counts, objective.predict, self.fitted.weights)
         return objective
 
     def model(self, objective: CausalGraph) -> CausalModel:
