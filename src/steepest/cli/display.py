@@ -98,6 +98,25 @@ class Display:
                 "baseline", f"{one[metric]:.4f} {metric.replace('_', ' ')}: {name}, {one['seconds']:.1f} s"
             )
 
+    def _on_table(self, kind: Any) -> None:
+        from steepest.cli.ask import table_lines
+
+        for label, text in table_lines(kind.graph, kind.table):
+            self.line(label, text)
+        for note in kind.notes:
+            self.line("note", note)
+
+    def _on_cross_fitting(self, fits: int, steps: int, done: int) -> None:
+        if not done:
+            parts = "a fifth of the rows" if fits == 1 else f"each of {fits} parts of the rows"
+            self.line("held out", f"{parts}, to weigh counts and network; {steps:,} steps a fit")
+
+    def _on_cross_fitted(self, held_out: dict[str, float], carried: dict[str, list[str]]) -> None:
+        from steepest.cli.ask import floor_lines
+
+        for text in floor_lines(held_out, carried):
+            self.line("", text)
+
     def _on_machine(self, threads: int, flops: float, device: str, dtype: str) -> None:
         self.line("machine", f"{device}, {threads} thread{'s' * (threads != 1)}, {flops / 1e9:,.0f} GFLOP/s of float32 "
                   f"measured; training in {dtype}")  # fmt: skip

@@ -1,7 +1,7 @@
 """``steepest train``, ``resume`` and ``rewind``."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -75,6 +75,16 @@ def train(
     test: Annotated[
         str | None, typer.Option(help="Rows to be judged on at the end, kept out of training.")
     ] = None,
+    graph: Annotated[
+        str | None,
+        typer.Option(help="The causal graph of a table's columns, to train --objective causal-graph."),
+    ] = None,
+    missing: Annotated[
+        Literal["drop", "category"] | None, typer.Option(help="What to do with a table's empty cells.")
+    ] = None,
+    bins: Annotated[
+        int | None, typer.Option(help="Cut a table's columns of numbers into so many quantiles.")
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(help="Seed of the weights and of the order of the data.")
     ] = None,
@@ -107,6 +117,9 @@ def train(
         "objective.label_column": label_column,
         "objective.dev": dev,
         "objective.test": test,
+        "objective.graph": graph,
+        "objective.missing": missing,
+        "objective.bins": bins,
         "data.text_column": text_column,
         "tokenizer.kind": tokenizer,
         "tokenizer.vocab_size": None
@@ -227,6 +240,11 @@ def _conclude(run: Any, runs: Path) -> None:
         from steepest.cli.predict import conclude as conclude_classification
 
         conclude_classification(run, lambda verb: _command(verb, name, runs))
+        return
+    if run.config.objective.kind == "causal-graph":
+        from steepest.cli.ask import conclude
+
+        conclude(run, lambda verb: _command(verb, name, runs))
         return
     chosen = (
         ""
