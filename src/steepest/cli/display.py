@@ -87,24 +87,24 @@ class Display:
         budget = f"{duration(train.time)} in all" if train.time else f"{plan['steps']:,} steps"
         self.line("plan", f"{budget}: about {in_count(plan['tokens'])} tokens ({plan['epochs']:.1f} epochs), batch "
                   f"{config.batches.batch_tokens:,} tokens, {config.optim.optimizer} at {config.optim.lr:.2g}")  # fmt: skip
-        self._show_memory(plan.get("memory"))
+        self.show_memory(plan.get("memory"))
         if resumed_at is not None:
             self.line("resumed", f"at step {resumed_at:,}")
         self.line("run", str(folder.path))
         self.task = None
         self._shown = time.monotonic()
 
-    def _show_memory(self, memory: dict[str, Any] | None) -> None:
+    def show_memory(self, memory: dict[str, Any] | None) -> None:
+        """The split of the batch, and the few that came next, with reasons."""
         if not memory:
             return
-        recomputed = memory["recompute_blocks"]
-        how = f"{recomputed} blocks recomputed" if recomputed else "no block recomputed"
-        self.line("memory", f"{in_bytes(memory['predicted'])} predicted of {in_bytes(memory['limit'])}: micro-batches of "
-                  f"{memory['micro_batch']}, {how}, {memory['allocator']}")  # fmt: skip
+        self.line(
+            "memory",
+            f"{in_bytes(memory['predicted'])} predicted of {in_bytes(memory['limit'])}: {_split(memory)}",
+        )
         if memory["asked"]:
-            for one in memory["considered"][1:]:
-                self.line("", f"{in_bytes(one['predicted']):>10}  micro-batches of {one['micro_batch']}, "
-                          f"{one['recompute_blocks']} recomputed, {one['allocator']}: {one['reason']}")  # fmt: skip
+            for one in memory["considered"]:
+                self.line("", f"{in_bytes(one['predicted']):>9}  {_split(one)}: {one['reason']}")
 
     # -- during training ------------------------------------------------------------------------------
 
@@ -209,6 +209,14 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours}h{minutes:02d}m"
     return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
+
+
+def _split(split: dict[str, Any]) -> str:
+    """A split of the batch in words, from plan.json."""
+    recomputed = split["recompute_blocks"]
+    early = ", updates within the backward pass" if split.get("step_in_backward") else ""
+    return f"micro-batches of {split['micro_batch']}, {recomputed or 'no'} block{'s' * (recomputed > 1)} recomputed, " \
+           f"{split['allocator']}{early}"  # fmt: skip
 
 
 def _short(value: Any) -> str:

@@ -184,7 +184,8 @@ class Session:
             self._fresh = False
         state.seconds = record["seconds"] = round(self.elapsed(), 4)
         if record["verdict"] != "ok":
-            self._event("step skipped", step=state.step, reason=record["verdict"], loss=record["loss"],
+            applied = record["verdict"] == "outlier applied"
+            self._event("outlier applied" if applied else "step skipped", step=state.step, reason=record["verdict"], loss=record["loss"],
                         grad_norm=record["grad_norm"])  # fmt: skip
         if (reach := self._range_of_streams()) != self._stream_range:
             self._event("grid coarsened", step=state.step, range=reach)
