@@ -118,6 +118,7 @@ def predict(step: Callable[..., Any], *arguments: Any, rounding: int = ROUNDING[
     tensors is told 1. The layers, of which the most demanding one is told, are the children of the largest
     ``ModuleList`` or ``Sequential``.
 
+    >>> import torch
     >>> model = nn.Linear(1000, 1000, bias=False)  # 4 MB
     >>> def step(model, x):
     ...     model(x).sum().backward()
@@ -167,6 +168,7 @@ def observe(
 def bytes_by_kind(arguments: Sequence[Any], *, rounding: int = 1) -> dict[Kind, int]:
     """Bytes of all tensors that objects hold.
 
+    >>> import torch
     >>> model = nn.Linear(10, 10)
     >>> bytes_by_kind((model, torch.optim.SGD(model.parameters()), torch.zeros(4)))
     {'weights': 440, 'optimiser': 0, 'gradients': 0, 'batch': 16, 'activations': 0}
