@@ -146,7 +146,7 @@ before = resident()
 objective, optimizers = footprint._parts(config, footprint.TEXT, (k, config.model.depth - k))
 batch, step = footprint._text(config), footprint._step(config, config.train.micro_batch or sequences_per_step(config))
 seconds = []
-for _ in range(6):
+for _ in range(5):
     began = time.process_time()
     step(objective, optimizers, batch, batch)
     seconds.append(time.process_time() - began)
@@ -187,9 +187,9 @@ def speed() -> list[dict[str, Any]]:
 
 def pages() -> list[dict[str, Any]]:
     rows = []
-    cases = ((SHAPES[1], {}), (SHAPES[1], {"recompute": 1.0}), (SHAPES[3], {"micro_batch": 4}))
+    cases = ((SHAPES[1], {}), (SHAPES[1], {"recompute": 1.0}), (SHAPES[3], {"micro_batch": 2}))
     for shape, way in cases:
-        config = configuration(shape, way, sequences=2048 // shape["context"])
+        config = configuration(shape, way, sequences=1024 // shape["context"])
         predicted = predict_training(config).peak
         for threshold in (0, 64 << 10, 256 << 10, 1 << 20, 4 << 20):
             taken, seconds = json.loads(

@@ -12,7 +12,7 @@ Every figure is a predicted peak of live bytes, equal to the allocator's own cou
 is allocated. Prints the tables and what follows from them; writes ``experiments/results/memory.json`` and a picture.
 
     forward     peak of a forward pass without gradients, over all sequences
-    demanding   what that takes above the weights, over the most demanding block alone
+    demanding   what that takes above the weights, over the most demanding layer (attention or mlp) by itself
     stored ...  peak of a training step with SGD (no optimiser state), and in brackets that over forward
 """
 
@@ -38,8 +38,8 @@ WAYS = ("stored", "recomputed", "reversible", "stored, AdamW")
 SITUATIONS = {"weights dominate": (1, 16), "activations dominate": (4, 256)}
 
 
-def one_layer(width: int, sequences: int, context: int) -> dict[str, float]:
-    """Forward and backward of one layer over its forward pass alone, both above the weights."""
+def one_layer(width: int, sequences: int, context: int) -> dict[str, tuple[int, int]]:
+    """Peak above the weights of one layer by itself, its input included: forward, and forward with backward."""
     shape = TransformerConfig(depth=1, width=width, context=context, vocab_size=VOCABULARY)
     trunk = Transformer(shape)
     block, rotation = trunk.blocks[0], trunk.rotation(torch.arange(context))
@@ -54,7 +54,7 @@ def one_layer(width: int, sequences: int, context: int) -> dict[str, float]:
         "mlp": lambda block, x, turn: block.feed(x),
         "block": lambda block, x, turn: block(x, turn),
     }
-    ratios = {}
+    peaks = {}
     for name, layer in layers.items():
 
         def forward(block: Any, turn: Any, x: Tensor, layer: Any = layer) -> None:
@@ -67,8 +67,8 @@ def one_layer(width: int, sequences: int, context: int) -> dict[str, float]:
             )  # its two halves share no weights
 
         train = above_weights(both, x_BTD.clone().requires_grad_(), dy_BTD)
-        ratios[name] = train / above_weights(forward, x_BTD)
-    return ratios
+        peaks[name] = above_weights(forward, x_BTD), train
+    return peaks
 
 
 def config(depth: int, way: str, sequences: int, context: int) -> RunConfig:
@@ -95,7 +95,12 @@ def main() -> None:
     parser.add_argument("--png", type=Path, default=RESULTS.with_suffix(".png"))
     arguments = parser.parse_args()
     depths = [int(depth) for depth in arguments.depths.split(",")]
-    layers = {f"width {width}": one_layer(width, 4, 256) for width in (256, 512)}
+    layers = {
+        f"width {width}": {
+            layer: train / forward for layer, (forward, train) in one_layer(width, 4, 256).items()
+        }
+        for width in (256, 512)
+    }
     print("one layer, forward and backward over forward, above the weights (4 sequences of 256 tokens)")
     for name, ratios in layers.items():
         print(f"  {name}: " + ", ".join(f"{layer} {ratio:.2f}" for layer, ratio in ratios.items()))
@@ -103,10 +108,12 @@ def main() -> None:
     for situation, (sequences, context) in SITUATIONS.items():
         print(f"\n{situation}: {sequences} sequences of {context} tokens, width {WIDTH} (MB)")
         print(f"{'depth':>6} {'forward':>9} {'demanding':>10}" + "".join(f"{way:>18}" for way in WAYS))
+        alone = one_layer(WIDTH, sequences, context)
+        demanding = max(alone[layer][0] for layer in ("attention", "mlp"))
         for depth in depths:
             steps = {way: predict_training(config(depth, way, sequences, context)) for way in WAYS}
             forward = predict_inference(config(depth, "stored", sequences, context), sequences=sequences)
-            rows.append(row(situation, depth, forward, steps))
+            rows.append(row(situation, depth, forward, demanding, steps))
             print(line(rows[-1]), flush=True)
     statements = conclude(layers, rows)
     print()
@@ -120,13 +127,15 @@ def main() -> None:
     print(f"\nwritten: {RESULTS}, {arguments.png}")
 
 
-def row(situation: str, depth: int, forward: Prediction, steps: dict[str, Prediction]) -> dict[str, Any]:
+def row(
+    situation: str, depth: int, forward: Prediction, demanding: int, steps: dict[str, Prediction]
+) -> dict[str, Any]:
     """Figures of one depth."""
     return {
         "situation": situation,
         "depth": depth,
         "forward": forward.peak,
-        "inference_over_layer": (forward.peak - forward.steady) / max(forward.layer, forward.loss),
+        "inference_over_layer": (forward.peak - forward.steady) / demanding,
         "steps": {way: step.peak for way, step in steps.items()},
         "held": {way: step.held for way, step in steps.items()},
         "over_forward": {way: step.peak / forward.peak for way, step in steps.items()},
