@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from steepest.api import (
+        Plan,
         TrainedRun,
         load,
+        plan,
         resume,
         rewind,
+        scores,
         train,
     )
     from steepest.checkpoint import (
@@ -43,6 +46,9 @@ if TYPE_CHECKING:
         StorageError,
         TokenizerError,
         TrainingError,
+    )
+    from steepest.export import (
+        export_hugging_face,
     )
     from steepest.losses import (
         chunked_cross_entropy,
@@ -85,7 +91,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _ROOMS = {
-    "steepest.api": ("TrainedRun", "load", "resume", "rewind", "train"),
+    "steepest.api": ("Plan", "TrainedRun", "load", "plan", "resume", "rewind", "scores", "train"),
     "steepest.checkpoint": ("load_checkpoint", "newest_whole", "save_checkpoint"),
     "steepest.data": (
         "Batches",
@@ -105,6 +111,7 @@ _ROOMS = {
         "TokenizerError",
         "TrainingError",
     ),
+    "steepest.export": ("export_hugging_face",),
     "steepest.losses": ("chunked_cross_entropy", "cross_entropy"),
     "steepest.model": ("Transformer", "TransformerConfig", "VocabularyHead", "generate"),
     "steepest.objectives": ("NextToken", "Objective"),

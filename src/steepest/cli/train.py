@@ -68,6 +68,15 @@ def train(
     keep: Annotated[int | None, typer.Option(help="Newest checkpoints to keep, besides the best.")] = None,
     config: Annotated[Path | None, typer.Option(help="A TOML file with the tables of run.toml.")] = None,
     changes: Set = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="Carry out this plan.json (see steepest plan), as it is.")
+    ] = None,
+    ladder: Annotated[
+        bool,
+        typer.Option(
+            "--ladder/--no-plan", help="Plan with small runs first, or take the size from speed alone."
+        ),
+    ] = True,
     runs: Runs = Path("runs"),
     cache: Cache = None,
 ) -> None:
@@ -114,6 +123,8 @@ def train(
             cache=cache,
             config=config,
             overrides=[*given, *(changes or [])],
+            plan=plan,
+            ladder=ladder,
             listen=display,
             started=began,
         )
@@ -217,12 +228,18 @@ def _conclude(run: Any, runs: Path) -> None:
                 f"top-1 accuracy {metrics['accuracy']:.1%}"
             )
         print(f"{'':<10}{others}, {trained}")
+    if run.score is not None:
+        from steepest.cli.plan import told_score
+
+        for line in told_score(run.score):
+            print(f"{'':<10}{line}")
     if sample := result.conclusion.get("sample"):
         print("\nwritten by the model:\n\n    " + sample.strip("\n").replace("\n", "\n    "))
     print(
         f"\ngo on with\n"
         f'    {_command("generate", name, runs)} --prompt "..."\n'
         f"    {_command('evaluate', name, runs)} FILE\n"
+        f"    {_command('report', name, runs)} --open\n"
         f"    {_command('rewind', name, runs)} --to STEP --set optim.lr=1e-3\n"
         f"    steepest runs"
     )

@@ -17,6 +17,7 @@ from steepest.config import RoomConfig, parse_bytes
 from steepest.data import BatchesConfig, DataConfig
 from steepest.data.examples import Examples, TrainBatches
 from steepest.errors import ConfigError
+from steepest.health.config import HealthConfig
 from steepest.model import Transformer, TransformerConfig
 from steepest.objectives import NextTokenConfig, Objective, ObjectiveConfig
 from steepest.optim import OptimConfig, build_optimizer
@@ -103,6 +104,7 @@ class RunConfig(RoomConfig):
     batches: BatchesConfig = BatchesConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
+    health: HealthConfig = HealthConfig()
 
     @model_validator(mode="after")
     def _no_clipping_within_the_backward_pass(self) -> "RunConfig":
