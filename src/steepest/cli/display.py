@@ -224,40 +224,6 @@ class _Bytes(ProgressColumn):
         return Text(f"{in_bytes(task.completed)}{total}")
 
 
-<<<<<<< HEAD
-def in_bytes(count: float) -> str:
-    """Bytes for people: "31.5 MB"."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            return (
-                f"{count:,.0f} bytes"
-                if unit == "bytes"
-                else f"{count:.2f} {unit}"
-                if count < 10
-                else f"{count:.1f} {unit}"
-            )
-        count /= 1000
-    raise AssertionError
-
-
-def in_count(count: float) -> str:
-    """A count for people: "9.8M"."""
-    for unit in ("", "k", "M", "B"):
-        if abs(count) < 1000 or unit == "B":
-            return f"{count:.0f}{unit}" if not unit or abs(count) >= 100 else f"{count:.3g}{unit}"
-        count /= 1000
-    raise AssertionError
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people: "2m58s"."""
-    whole = max(0, round(seconds))
-    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
-    if hours:
-        return f"{hours}h{minutes:02d}m"
-    return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
-
-
 def _split(split: dict[str, Any]) -> str:
     """A split of the batch in words, from plan.json."""
     recomputed = split["recompute_blocks"]
@@ -266,7 +232,5 @@ def _split(split: dict[str, Any]) -> str:
            f"{split['allocator']}{early}"  # fmt: skip
 
 
-=======
->>>>>>> main
 def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -36,10 +36,11 @@ def memory(
     Example: steepest inspect memory run-001
     """
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler, which measures, is talkative
-    from steepest.cli.display import Display, in_bytes
+    from steepest.cli.display import Display
     from steepest.train.footprint import measure_training, predict_inference, predict_training
     from steepest.train.run import resolve_device
     from steepest.train.split import process_bytes
+    from steepest.units import in_bytes
 
     resolved = config_of(config, changes or [], runs)
     subject = _subject(config, resolved, runs, cache)
@@ -139,7 +140,7 @@ def _table(prediction: Any, inference: Any) -> Any:
     """Bytes by phase and part, the peak marked."""
     from rich.table import Table
 
-    from steepest.cli.display import in_bytes
+    from steepest.units import in_bytes
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("at its worst")
@@ -158,7 +159,7 @@ def _table(prediction: Any, inference: Any) -> Any:
 
 def _picture(timeline: Timeline) -> list[str]:
     """A bar chart in characters, one column for a stretch of the operations, phases named below."""
-    from steepest.cli.display import in_bytes
+    from steepest.units import in_bytes
 
     edges = [round(i * len(timeline) / COLUMNS) for i in range(COLUMNS + 1)]
     stretches = [timeline[min(a, len(timeline) - 1) : max(b, a + 1)] for a, b in pairwise(edges)]
