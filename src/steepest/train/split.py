@@ -295,7 +295,10 @@ def _settled(config: RunConfig, split: Split) -> RunConfig:
             backward="recompute" if split.recompute_blocks else "store",
             recompute_blocks=split.recompute_blocks or None,
         )
-    return config.replace(train=train)
+    config = config.replace(train=train)
+    if split.in_backward:  # a probe of the gradient flow would hold all gradients at once
+        config = config.replace(health=config.health.replace(every=0))
+    return config
 
 
 def _now(device: torch.device) -> float:
