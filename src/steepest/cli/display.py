@@ -198,6 +198,10 @@ class Display:
     def _on_event(self, event: str, **fields: Any) -> None:
         if event in QUIET_EVENTS:
             return
+        if event == "memory measured":
+            self.line("memory", f"{in_bytes(fields['measured'])} at the most so far, {in_bytes(fields['predicted'])} "
+                      "predicted")  # fmt: skip
+            return
         told = ", ".join(f"{key} {_short(value)}" for key, value in fields.items())
         self.line("event", f"{event}: {told}" if told else event)
 
@@ -213,7 +217,7 @@ class Display:
 
 
 QUIET_EVENTS = {
-    "finished", "interrupted", "resumed", "horizon fixed", "horizon moved", "warm-up fixed", "memory measured",
+    "finished", "interrupted", "resumed", "horizon fixed", "horizon moved", "warm-up fixed",
 }  # fmt: skip
 
 

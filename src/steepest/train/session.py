@@ -243,7 +243,8 @@ class Session:
 
     def _measure_threads(self) -> None:
         """The machine became busy or free: choose the thread count again, on the batch at hand."""
-        if self.device.type != "cpu" or self.config.train.time is None:
+        early = self.state.optimizers.in_backward  # all gradients at once, which are not held otherwise
+        if self.device.type != "cpu" or self.config.train.time is None or early:
             return
         with torch.random.fork_rng():
             threads, seconds = fastest_threads(self._one_gradient)
