@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -143,50 +144,51 @@ def test_inspect_says_what_a_limit_would_choose(limited: TrainedRun) -> None:
         CliRunner().invoke(app, ["inspect", "memory", run, "--memory", "1MB"], catch_exceptions=False)
 
 
-def small(**fields: Any) -> RunConfig:
+def small(sequences: int = 4, **fields: Any) -> RunConfig:
     """A config whose process is set aside, so that limits are about the step alone."""
-    model = {"depth": 8, "width": 64, "vocab_size": 64, "context": 64} | fields.pop("model", {})
+    model = {"depth": 3, "width": 64, "vocab_size": 64, "context": 64} | fields.pop("model", {})
     train = {"steps": 1, "device": "cpu", "dtype": "float32"} | fields.pop("train", {})
     optim = {"optimizer": "adamw"} | fields.pop("optim", {})
-    return build(
-        RunConfig, {"model": model, "train": train, "optim": optim, "batches": {"batch_tokens": 64 * 4}}
-    )
+    batches = {"batch_tokens": sequences * model["context"]}
+    return build(RunConfig, {"model": model, "train": train, "optim": optim, "batches": batches})
 
 
 def test_weights_are_updated_in_the_backward_pass_only_when_nothing_else_fits() -> None:
-    def choose(limit: int, **fields: Any) -> RunConfig:
-        fields["train"] = {"memory": limit} | fields.get("train", {})
-        return fit(small(**fields), preferred=4, holdings=[PLAIN], before=0)[0]
+    def choose(limit: int, clip: float) -> RunConfig:
+        config = small(sequences=1, optim={"clip": clip}, train={"memory": limit})
+        return fit(config, preferred=1, holdings=[PLAIN], before=0)[0]
 
-    early = {"optim": {"clip": 0.0}, "model": {"depth": 24}}
-    least = predict_training(small(**early), micro_batch=1, recompute_blocks=24).peak
-    chosen = choose(least, **early)
-    assert not chosen.train.step_in_backward and chosen.train.micro_batch == 1
-    chosen = choose(least - 1, **early)
-    assert chosen.train.step_in_backward and chosen.train.micro_batch == 4
+    least = min(predict_training(small(sequences=1), recompute_blocks=k).peak for k in (0, 3))
+    assert not choose(least, clip=0.0).train.step_in_backward
+    chosen = choose(least - 1, clip=0.0)
+    assert chosen.train.step_in_backward and chosen.health.every == 0
     assert predict_training(chosen).peak < least
     # A gradient that is clipped must be whole: the way is named, not taken.
     with pytest.raises(
         ConfigError, match=r'or "--set optim.clip=0", .* MB, or "--set model.coupling=reversible"'
     ):
-        choose(least - 1, model={"depth": 24})
+        choose(least - 1, clip=1.0)
+
+
+def test_updates_in_the_backward_pass_need_the_whole_batch() -> None:
+    config = small(optim={"clip": 0.0}, train={"step_in_backward": True, "micro_batch": 2})
     with pytest.raises(ConfigError, match=r"needs all 4 sequences .* train\.micro_batch 2"):
-        choose(least, optim={"clip": 0.0}, train={"step_in_backward": True, "micro_batch": 2})
+        fit(config, preferred=4)
 
 
 def test_a_choice_that_the_whole_depth_does_not_confirm_is_made_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As if blocks were not alike: the shallow runs then promise too little."""
-    from dataclasses import replace
-
     from steepest.train import split
 
     honest = split.predict_training
 
     def predict(*arguments: Any, whole: bool, **named: Any) -> Prediction:
         found = honest(*arguments, whole=False, **named)
-        return replace(found, peak=2 * found.peak) if whole else found
+        more = found.phases["backward"]
+        phases = found.phases | {"backward": replace(more, activations=more.activations + found.peak)}
+        return replace(found, peak=2 * found.peak, phases=phases) if whole else found
 
     monkeypatch.setattr(split, "predict_training", predict)
     limit = round(1.5 * honest(small(), micro_batch=4).peak)
