@@ -101,6 +101,10 @@ def promise(
             least_tokens=LEAST_RUNG_TOKENS, have=have,
         )  # fmt: skip
 
+    if seconds < 1:
+        return Promise(
+            reason="measuring took the seconds of the ladder, so busy is this machine; give more time"
+        )
     rungs = designed(seconds)
     if not rungs:
         return Promise(
