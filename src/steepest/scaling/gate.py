@@ -91,8 +91,9 @@ def local_slopes(d: ArrayLike, loss: ArrayLike) -> tuple[float, float]:
 
 
 def judge_ladder(
-    n: Sequence[float], curves: Sequence[tuple[ArrayLike, ArrayLike]], *, tolerance: float = TOLERANCE
-) -> Verdict:
+    n: Sequence[float], curves: Sequence[tuple[ArrayLike, ArrayLike]], *, tolerance: float = TOLERANCE,
+    least_ratio: float = LEAST_RATIO,
+) -> Verdict:  # fmt: skip
     """Pass every run of a ladder through the gate.
 
     Args:
@@ -100,6 +101,7 @@ def judge_ladder(
         curves: (tokens, losses) of each run as it went, the last being where the rung ends. Branches that cool
             down from one trunk may be given as the ends of all of them: (tokens, losses) of the size so far.
         tolerance: by which the slope may seem to grow.
+        least_ratio: tokens a parameter that a rung needs.
 
     >>> d = 2.0 ** np.arange(20, 25)
     >>> curves = [(d, 1.5 + k * (d / d[0]) ** -0.3) for k in (1.0, 0.9, 0.8, 0.7)]
@@ -128,8 +130,8 @@ def judge_ladder(
             reason = f"a run of {steepening:,.0f} tokens still steepens: this one has not begun to"
         elif last < FLAT:
             reason = f"its loss hardly falls (slope {last:.3f}): a plateau, or the end of what it can learn"
-        elif tokens / size < LEAST_RATIO:
-            reason = f"{tokens / size:.1f} tokens a parameter; below {LEAST_RATIO:g} no law holds"
+        elif tokens / size < least_ratio:
+            reason = f"{tokens / size:.1f} tokens a parameter; below {least_ratio:g} no law holds"
         rungs.append(Rung(float(size), tokens, last, before, not reason, reason))
     left = [rung for rung in rungs if rung.passed]
     sizes = len({rung.n for rung in left})
