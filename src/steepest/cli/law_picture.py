@@ -90,7 +90,15 @@ def _compute(axes: Any, law: "BayesLaw", unit: str) -> None:
     axes.set(title="Loss against compute", xlabel="compute, 6 N D  (FLOPs)", ylabel=unit)
     axes.margins(x=0.02)
     _log(axes, np.append(points.loss, told[-1].low80))
-    axes.text(top * 1.15, axes.get_ylim()[1], "beyond the data", color=SOFT, fontsize=8, va="top")
+    axes.text(
+        top * 1.15,
+        0.98,
+        "beyond the data",
+        color=SOFT,
+        fontsize=8,
+        va="top",
+        transform=axes.get_xaxis_transform(),
+    )
     axes.legend(loc="lower left", fontsize=8)
 
 

@@ -91,9 +91,12 @@ def local_slopes(d: ArrayLike, loss: ArrayLike) -> tuple[float, float]:
 
 
 def judge_ladder(
-    n: Sequence[float], curves: Sequence[tuple[ArrayLike, ArrayLike]], *, tolerance: float = TOLERANCE,
+    n: Sequence[float],
+    curves: Sequence[tuple[ArrayLike, ArrayLike]],
+    *,
+    tolerance: float = TOLERANCE,
     least_ratio: float = LEAST_RATIO,
-) -> Verdict:  # fmt: skip
+) -> Verdict:
     """Pass every run of a ladder through the gate.
 
     Args:
@@ -101,7 +104,7 @@ def judge_ladder(
         curves: (tokens, losses) of each run as it went, the last being where the rung ends. Branches that cool
             down from one trunk may be given as the ends of all of them: (tokens, losses) of the size so far.
         tolerance: by which the slope may seem to grow.
-        least_ratio: tokens a parameter that a rung needs.
+        least_ratio: tokens a parameter, below which a rung does not count.
 
     >>> d = 2.0 ** np.arange(20, 25)
     >>> curves = [(d, 1.5 + k * (d / d[0]) ** -0.3) for k in (1.0, 0.9, 0.8, 0.7)]

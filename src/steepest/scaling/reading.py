@@ -47,8 +47,9 @@ class Reading:
         size_exponent: a of N* ~ C^a.
         gamma: exponent of the reducible loss along the optimal path.
         floor_share: floor over the lowest loss of the table.
-        slope_n, slope_d, slope_c: -d ln L / d ln N, D and C (along the optimal path) at the largest compute of the
-            table: what a law without a floor, such as Kaplan's, calls its exponents.
+        slope_n, slope_d, slope_c: -d ln L / d ln N with data without end, in D with parameters without end, and in C
+            along the optimal path, all at the best split of the table's largest compute: what a law without a floor,
+            such as Kaplan's, calls its exponents.
         residual: root mean square of the relative residuals.
         left_out: relative error when the most expensive runs are predicted from the rest; ``None`` if too few.
         optima: best N and D for growing compute.
@@ -117,11 +118,12 @@ def leave_top_out(law: BayesLaw) -> float | None:
 def _slopes(law: BayesLaw, at: Optimum) -> tuple[Range, Range, Range]:
     size = law.size_term * (at.n / law.n0) ** -law.alpha
     data = law.data_term * (at.d / law.d0) ** -law.beta
-    loss = law.floor + size + data
     gamma = law.alpha * law.beta / (law.alpha + law.beta)
     return (
-        _range(law.alpha * size / loss), _range(law.beta * data / loss), _range(gamma * (size + data) / loss)
-    )  # fmt: skip
+        _range(law.alpha * size / (law.floor + size)),
+        _range(law.beta * data / (law.floor + data)),
+        _range(gamma * (size + data) / (law.floor + size + data)),
+    )
 
 
 def _range(draws: Array) -> Range:
