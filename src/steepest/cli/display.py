@@ -208,12 +208,10 @@ class Display:
     def _on_evaluation(self, record: dict[str, Any]) -> None:
         self._held_out = record["evaluation"].get("bits_per_byte", math.nan)
 
-    def _on_forecast(self, mark: float, **found: Any) -> None:
-        if "value" in found:
-            self.line("forecast", f"at {mark:.0%}: {found['value']:.3f} bits per byte (80% interval {found['low']:.3f} to "
-                      f"{found['high']:.3f})")  # fmt: skip
-        else:
-            self.line("forecast", f"at {mark:.0%}: none, {found['reason']}")
+    def _on_forecast(self, mark: float, value: float, low: float, high: float, **_: Any) -> None:
+        self.line(
+            "forecast", f"at {mark:.0%}: {value:.3f} bits per byte (80% interval {low:.3f} to {high:.3f})"
+        )
 
     def _on_event(self, event: str, **fields: Any) -> None:
         if event in QUIET_EVENTS:
