@@ -4,11 +4,7 @@ from pathlib import Path
 
 import typer
 
-<<<<<<< HEAD
-from steepest.cli import inspect, law, look, report, train, use  # noqa: F401
-=======
-from steepest.cli import ask, inspect, look, report, train, use  # noqa: F401
->>>>>>> main
+from steepest.cli import ask, inspect, law, look, report, train, use  # noqa: F401
 from steepest.cli.main import app
 
 PAGE = Path(__file__).parent.parent / "docs" / "commands.md"
