@@ -16,7 +16,7 @@ from steepest import api
 from steepest.errors import SteepestError
 from steepest.lexical import Effort
 from steepest.objectives import ClassificationConfig
-from steepest.train.kinds import ClassificationKind
+from steepest.train.kinds import ClassificationKind, classification
 from steepest.train.proxy import proxy
 from survival import fork, what_counts
 
@@ -182,7 +182,7 @@ def test_where_time_is_short_few_rows_are_fitted_and_the_others_judged(
     beasts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     little = Effort(("words",), (1.0,), 2, np.arange(0, 200, 4), baselines=False)
-    monkeypatch.setattr("steepest.train.kinds.classification.choose_effort", lambda *_: little)
+    monkeypatch.setattr(classification, "choose_effort", lambda *_: little)
     run = train(beasts, tmp_path, steps=4)
     told = run.result.conclusion  # type: ignore[union-attr]
     assert told["lexical"]["rows"] == 50 and not told["baselines"] and told["winner"] == "steepest"
