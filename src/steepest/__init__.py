@@ -44,6 +44,9 @@ if TYPE_CHECKING:
         TokenizerError,
         TrainingError,
     )
+    from steepest.export import (
+        export_hugging_face,
+    )
     from steepest.losses import (
         chunked_cross_entropy,
         cross_entropy,
@@ -105,6 +108,7 @@ _ROOMS = {
         "TokenizerError",
         "TrainingError",
     ),
+    "steepest.export": ("export_hugging_face",),
     "steepest.losses": ("chunked_cross_entropy", "cross_entropy"),
     "steepest.model": ("Transformer", "TransformerConfig", "VocabularyHead", "generate"),
     "steepest.objectives": ("NextToken", "Objective"),

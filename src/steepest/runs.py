@@ -55,7 +55,7 @@ class RunFolder:
         """Append lines to ``metrics.jsonl``."""
         _append(self.metrics, *records)
 
-    def append_event(self, kind: str, **fields: Any) -> None:
+    def append_event(self, kind: str, /, **fields: Any) -> None:
         """Append one line to ``events.jsonl``, with the time of day."""
         _append(self.events, {"event": kind, "at": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **fields})
 
@@ -138,6 +138,16 @@ def open_run(run: str | Path, root: Path) -> RunFolder:
     known = [folder.name for folder in list_runs(root)]
     listed = f"; known runs: {', '.join(known[:8])}" if known else f"; there are no runs under {root}"
     raise RunError(f'no run "{run}"{listed}')
+
+
+def find_run(run: str | Path, root: Path) -> RunFolder:
+    """Like ``open_run``, but takes any folder that holds a run's files, however broken: to look, not to train."""
+    for path in (Path(run), root / run):
+        if path.is_dir() and any(
+            (path / name).exists() for name in ("run.toml", "metrics.jsonl", "plan.json")
+        ):
+            return RunFolder(path)
+    return open_run(run, root)
 
 
 def latest_run(root: Path) -> RunFolder:

@@ -13,6 +13,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
+from steepest.units import duration, in_bytes, in_count
+
+__all__ = ["Display", "duration", "in_bytes", "in_count"]
+
 PLAIN_LINES = 20
 
 
@@ -176,39 +180,6 @@ class _Bytes(ProgressColumn):
         """Megabytes done of all."""
         total = f" of {in_bytes(task.total)}" if task.total else ""
         return Text(f"{in_bytes(task.completed)}{total}")
-
-
-def in_bytes(count: float) -> str:
-    """Bytes for people: "31.5 MB"."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            return (
-                f"{count:,.0f} bytes"
-                if unit == "bytes"
-                else f"{count:.2f} {unit}"
-                if count < 10
-                else f"{count:.1f} {unit}"
-            )
-        count /= 1000
-    raise AssertionError
-
-
-def in_count(count: float) -> str:
-    """A count for people: "9.8M"."""
-    for unit in ("", "k", "M", "B"):
-        if abs(count) < 1000 or unit == "B":
-            return f"{count:.0f}{unit}" if not unit or abs(count) >= 100 else f"{count:.3g}{unit}"
-        count /= 1000
-    raise AssertionError
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people: "2m58s"."""
-    whole = max(0, round(seconds))
-    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
-    if hours:
-        return f"{hours}h{minutes:02d}m"
-    return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
 
 
 def _short(value: Any) -> str:

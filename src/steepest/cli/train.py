@@ -223,6 +223,7 @@ def _conclude(run: Any, runs: Path) -> None:
         f"\ngo on with\n"
         f'    {_command("generate", name, runs)} --prompt "..."\n'
         f"    {_command('evaluate', name, runs)} FILE\n"
+        f"    {_command('report', name, runs)} --open\n"
         f"    {_command('rewind', name, runs)} --to STEP --set optim.lr=1e-3\n"
         f"    steepest runs"
     )

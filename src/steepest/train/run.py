@@ -17,6 +17,7 @@ from steepest.config import RoomConfig, parse_bytes
 from steepest.data import BatchesConfig, DataConfig
 from steepest.data.examples import Examples, TrainBatches
 from steepest.errors import ConfigError
+from steepest.health.config import HealthConfig
 from steepest.model import Transformer, TransformerConfig
 from steepest.objectives import NextTokenConfig, Objective, ObjectiveConfig
 from steepest.optim import OptimConfig, build_optimizer
@@ -99,6 +100,7 @@ class RunConfig(RoomConfig):
     batches: BatchesConfig = BatchesConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
+    health: HealthConfig = HealthConfig()
 
 
 def compose(

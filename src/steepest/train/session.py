@@ -16,10 +16,12 @@ import torch
 from steepest.checkpoint import CheckpointWriter, load_checkpoint, prune
 from steepest.data.examples import Examples
 from steepest.errors import CheckpointError, StorageError
+from steepest.memory.measure import resident
 from steepest.runs import RunFolder
 from steepest.train.deadline import DeadlineController
 from steepest.train.evaluate import evaluate
 from steepest.train.footprint import subject_of
+from steepest.train.health_watch import HealthWatch
 from steepest.train.kinds import Kind
 from steepest.train.loop import Record, run_loop
 from steepest.train.memory_watch import MemoryWatch
@@ -79,9 +81,13 @@ class Session:
         self.memory = MemoryWatch(
             config, folder, state.objective, subject_of(config, examples, kind.objective), self._event
         )
+        self.health = HealthWatch(
+            config, log=self.log.append, event=self._event, micro_batch=lambda: self.memory.micro_batch
+        )
         self.signal: int | None = None
         self._fresh = True
         self._saved_at = time.monotonic()
+        self._weighed_at = -math.inf
         self._saved_step = self._evaluated_step = -1
         self._stream_range = self._range_of_streams()
 
@@ -103,6 +109,7 @@ class Session:
                     hooks=[
                         (1, self._observe),
                         (1, self.memory),
+                        (1, self.health),
                         (1, self._evaluate_when_due),
                         (1, self._save_when_due),
                     ],
@@ -122,6 +129,7 @@ class Session:
     def _begin(self) -> None:
         """Measure the held-out loss once (it times evaluation too), then set the deadline and the rhythm."""
         self.memory.begin()
+        self.health.begin(self.state, self.folder.read_metrics(), self.folder.read_events())
         if self.config.train.threads and self.device.type == "cpu":
             torch.set_num_threads(self.config.train.threads)
         schedule, state = self.state.schedule, self.state
@@ -194,6 +202,8 @@ class Session:
             self._event(kind, **event)
             if kind == "step time jumped":
                 self._measure_threads()
+        if time.monotonic() - self._weighed_at >= 1.0:
+            record["memory"], self._weighed_at = resident(self.device), time.monotonic()
         if state.step % self.config.train.log_every == 0:
             self.log.append(record)
         share, left = self._progress(state)
@@ -262,6 +272,7 @@ class Session:
             "evaluation": metrics,
         }
         self.log.append(record)
+        self.health.see(record)
         self.listen("evaluation", {"record": record})
         if state.step and self.objective.better(metrics[metric], state.best.get(metric)):
             state.best = {"step": state.step, metric: metrics[metric]}
@@ -304,7 +315,8 @@ class Session:
         self.folder.write_json(self.folder.result, {
             "step": state.step, "tokens": state.tokens, "seconds": round(result.seconds, 3),
             "best_step": best_step, "target_metric": metric, "held_out": metrics,
-            "held_out_tokens": self._final_tokens, "memory": self.memory.record(), **conclusion,
+            "held_out_tokens": self._final_tokens, "memory": self.memory.record(),
+            "verdicts": [verdict.record() for verdict in self.health.verdicts], **conclusion,
         })  # fmt: skip
         self._event("finished", step=state.step, best_step=best_step, **{metric: metrics.get(metric)})
         return result

@@ -1,137 +1,32 @@
-"""The front door in Python: ten lines do what the command does.
-
-import steepest
-run = steepest.train("corpus.txt", time="10m")
-print(run.metrics["bits_per_byte"])
-print(run.generate("Once upon a time", max_tokens=200))
-"""
+"""Train, resume, rewind: a budget and a text in, a run out."""
 
 import json
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from steepest.api.trained_run import (
+    RUNS,
+    TrainedRun,
+    cache_folder,
+    checkpoint_at,
+    load_run_config,
+    silent,
+    without_format,
+)
 from steepest.checkpoint import list_checkpoints, load_checkpoint, newest_whole
 from steepest.config import build, dump_toml, load_toml, override, parse_count, parse_duration
-from steepest.data import default_cache
 from steepest.data.builtin import BUILTIN
 from steepest.data.examples import Examples
-from steepest.errors import CheckpointError, ConfigError
-from steepest.model import Transformer
-from steepest.model.generate import generate
-from steepest.objectives import NextToken, Objective
 from steepest.planning import choose, limit_vocabulary
 from steepest.runs import FORMAT, RunFolder, check_new_name, create_run, open_run, write_atomically
-from steepest.tokenizer import Tokenizer
-from steepest.train.evaluate import evaluate
 from steepest.train.kinds import Kind, kind_of
 from steepest.train.run import Listener, RunConfig, compose
-from steepest.train.session import Result, Session
+from steepest.train.session import Session
 from steepest.train.state import TrainState
-
-RUNS = Path("runs")
-
-
-def _silent(name: str, fields: dict[str, Any]) -> None:
-    """Listen to nothing."""
-
-
-@dataclass
-class TrainedRun:
-    """A run's chosen weights, ready to use.
-
-    Attributes:
-        folder: the run folder.
-        step: the step the weights are from.
-        result: what the session that made it reached, if it was trained just now.
-    """
-
-    folder: RunFolder
-    config: RunConfig
-    kind: Kind
-    objective: Objective
-    step: int
-    result: Result | None = None
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The run's tokenizer; a table has none."""
-        tokenizer = getattr(self.kind, "tokenizer", None)
-        if not isinstance(tokenizer, Tokenizer):
-            raise ConfigError(
-                f"run {self.folder.name} has no tokenizer: its objective is {self.config.objective.kind}"
-            )
-        return tokenizer
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """Held-out metrics of the run just trained (``evaluate`` makes them anew)."""
-        return self.result.metrics if self.result else {}
-
-    def generate(
-        self,
-        prompt: str = "",
-        *,
-        max_tokens: int = 200,
-        temperature: float = 0.8,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        seed: int = 0,
-    ) -> str:
-        """Continue a prompt; the text that comes after it is returned."""
-        return "".join(
-            self.stream(
-                prompt, max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
-            )
-        )
-
-    def stream(
-        self,
-        prompt: str = "",
-        *,
-        max_tokens: int = 200,
-        temperature: float = 0.8,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        seed: int = 0,
-    ) -> Iterator[str]:
-        """Like ``generate``, but piece by piece, as soon as a piece is whole UTF-8."""
-        if not isinstance(self.objective, NextToken):
-            raise ConfigError(
-                f"run {self.folder.name} does not write text: its objective is {self.config.objective.kind}, "
-                "generate needs next-token"
-            )
-        self.objective.eval()
-        ids = [self.tokenizer.end_of_text, *self.tokenizer.encode(prompt).tolist()]
-        tokens = generate(
-            self.objective.trunk,
-            self.objective.head,
-            ids,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            generator=torch.Generator().manual_seed(seed),
-            stop=(self.tokenizer.end_of_text,),
-        )
-        return self.tokenizer.decode_stream(tokens)
-
-    def evaluate(
-        self, sources: Sequence[str] = (), *, cache: Path | None = None, listen: Listener = _silent
-    ) -> dict[str, float]:
-        """Metrics on what the run held out, or on other data, whole."""
-        place = _cache(cache)
-        if sources:
-            batches = self.kind.batches_of([str(source) for source in sources], self.config, place, listen)
-        else:
-            examples = self.kind.examples(self.folder, self.config, place, listen)
-            batches = examples.held_out_batches(self.config.batches, context=self.config.model.context)
-        return evaluate(self.objective, batches)
 
 
 def train(
@@ -146,7 +41,7 @@ def train(
     cache: Path | str | None = None,
     config: Mapping[str, Any] | Path | str | None = None,
     overrides: Iterable[str] = (),
-    listen: Listener = _silent,
+    listen: Listener = silent,
     started: float | None = None,
 ) -> TrainedRun:
     """Train a model on text within a budget; returns the run, its best weights loaded.
@@ -169,7 +64,7 @@ def train(
     if name is not None:
         check_new_name(runs, name)
     values = load_toml(Path(config)) if isinstance(config, str | Path) else dict(config or {})
-    values = _without_format(values)  # a run.toml may be given as it is
+    values = without_format(values)  # a run.toml may be given as it is
     if sources:
         values["data"] = {**values.get("data", {}), "sources": [_absolute(str(source)) for source in sources]}
     budget = {
@@ -183,7 +78,7 @@ def train(
         values["train"] = {**others, **{key: value for key, value in budget.items() if value is not None}}
     values["train"] = {**values.get("train", {}), **({} if memory is None else {"memory": memory})}
     given = limit_vocabulary(build(RunConfig, override(values, overrides)))
-    kind, given, examples = kind_of(given).prepare(given, _cache(cache), listen)
+    kind, given, examples = kind_of(given).prepare(given, cache_folder(cache), listen)
     resolved, plan = choose(given, examples, kind, started=began, listen=listen)
     state = compose(resolved, examples, kind.objective)
     folder = create_run(runs, name)
@@ -202,7 +97,7 @@ def resume(
     *,
     runs: Path | str = RUNS,
     cache: Path | str | None = None,
-    listen: Listener = _silent,
+    listen: Listener = silent,
     started: float | None = None,
 ) -> TrainedRun:
     """Go on with an interrupted run from its newest whole checkpoint, bit for bit."""
@@ -228,7 +123,7 @@ def rewind(
     go_on: bool = True,
     runs: Path | str = RUNS,
     cache: Path | str | None = None,
-    listen: Listener = _silent,
+    listen: Listener = silent,
     started: float | None = None,
 ) -> TrainedRun | RunFolder:
     """Go back to the newest whole checkpoint at or before a step, change what was a mistake, train on.
@@ -238,10 +133,10 @@ def rewind(
     began = _now() if started is None else started
     runs = Path(runs)
     folder = open_run(run, runs)
-    config = build(RunConfig, override(_without_format(load_toml(folder.config)), overrides))
+    config = build(RunConfig, override(without_format(load_toml(folder.config)), overrides))
     if new_name is not None:
         check_new_name(runs, new_name)
-    checkpoint = _checkpoint_at(folder, to)
+    checkpoint = checkpoint_at(folder, to)
     parts = _restore(
         folder, config, checkpoint, cache=cache, listen=listen
     )  # refuses before anything changes
@@ -259,28 +154,6 @@ def rewind(
         return _go_on(target, config, parts, listen=listen, began=began) if go_on else target
 
 
-def load(run: str | Path, *, runs: Path | str = RUNS, step: int | None = None) -> TrainedRun:
-    """Open a run for use: its best checkpoint by target metric, or the one at ``step``."""
-    folder = open_run(run, Path(runs))
-    config = load_run_config(folder)
-    kind = kind_of(config).open(folder, config)
-    path = _checkpoint_at(folder, step, exactly=True) if step is not None else _best_checkpoint(folder)
-    tensors, record = load_checkpoint(path)
-    objective = kind.objective(config, Transformer(config.model))
-    objective.load_state_dict(tensors["model"])
-    objective.eval()
-    return TrainedRun(folder, config, kind, objective, int(record["step"]))
-
-
-def load_run_config(folder: RunFolder) -> RunConfig:
-    """The resolved config of a run."""
-    return build(RunConfig, _without_format(load_toml(folder.config)), where=str(folder.config))
-
-
-def _without_format(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if key != "format"}
-
-
 @dataclass
 class _Parts:
     """What a session needs besides folder and config."""
@@ -296,7 +169,7 @@ def _restore(
     """Compose a run and put a checkpoint back; nothing is written to the run folder."""
     tensors, record = load_checkpoint(checkpoint)
     kind = kind_of(config).open(folder, config)
-    examples = kind.examples(folder, config, _cache(cache), listen)
+    examples = kind.examples(folder, config, cache_folder(cache), listen)
     state = compose(config, examples, kind.objective)
     state.restore(tensors, record, _lost_decisions(folder, int(record["step"])))
     return _Parts(state, examples, kind)
@@ -331,30 +204,6 @@ def _absolute(source: str) -> str:
     if source == "-" or source.startswith("hf:") or (source in BUILTIN and not Path(source).exists()):
         return source
     return str(Path(source).absolute())
-
-
-def _cache(cache: Path | str | None) -> Path:
-    return Path(cache) if cache else default_cache()
-
-
-def _checkpoint_at(folder: RunFolder, step: int, *, exactly: bool = False) -> Path:
-    """The newest whole checkpoint at or before a step."""
-    have = [number for number, _ in list_checkpoints(folder.checkpoints)]
-    if step < 0 or (exactly and step not in have) or not [number for number in have if number <= step]:
-        raise CheckpointError(
-            f"run {folder.name} has no checkpoint at {'' if exactly else 'or before '}step {step}; "
-            f"it has {', '.join(map(str, have)) or 'none'}"
-        )
-    return newest_whole(folder.checkpoints, before=step + 1)[0]
-
-
-def _best_checkpoint(folder: RunFolder) -> Path:
-    """The checkpoint the target metric chose; the newest whole one while a run is unfinished."""
-    newest, _ = newest_whole(folder.checkpoints)
-    _, record = load_checkpoint(newest)
-    best = record["best"].get("step")
-    paths = dict(list_checkpoints(folder.checkpoints))
-    return paths.get(int(best), newest) if best else newest
 
 
 def _copy(folder: RunFolder, checkpoint: Path, new: RunFolder) -> None:
