@@ -218,7 +218,8 @@ class PairBatches:
         kept = sizes[clusters] > 1
         rank = permute(np.arange(len(sizes)), len(sizes), keys[1])
         order, clusters = order[kept], clusters[kept]
-        return order[np.argsort(rank[clusters], kind="stable")].astype(np.int64)
+        shuffled: Ints = order[np.argsort(rank[clusters], kind="stable")].astype(np.int64)
+        return shuffled
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,12 @@ A row is held out if the hash of its *family* is below the wanted share. A famil
     scores    equal rows
 
 So the same row falls on the same side whatever stands around it, and no duplicate leaks. What is to be judged on
-later (``test``) is looked for in the training rows as well: said, and removed.
+by other tables is looked for in the training rows as well: said, and removed.
 """
 
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,8 +35,9 @@ class PairSplit:
         held_out: rows to be judged on.
         how: "shared texts", "whole classes" or "equal rows".
         duplicates: rows left out, for an earlier one is the same.
-        leaked: training rows that are in the test too.
+        leaked: training rows that are also in the others.
         removed: whether those were removed.
+        share: of the rows, that was to be held out.
     """
 
     train: PairTable
@@ -44,38 +46,45 @@ class PairSplit:
     duplicates: int
     leaked: int
     removed: bool
+    share: float
 
 
 def split_pairs(
-    table: PairTable, share: float | None, *, test: PairTable | None = None, remove_leaks: bool = True
+    table: PairTable, share: float | None, *, others: Sequence[PairTable] = (), remove_leaks: bool = True
 ) -> PairSplit:
     """Split a table, duplicates of rows and of the test left out.
 
     Args:
         share: of the rows to hold out; ``None``: 5%, or more of a small table.
-        test: rows that will be judged on.
-        remove_leaks: whether training rows that are in the test are removed.
+        others: tables that are judged on: rows to choose by, a test.
+        remove_leaks: whether training rows that are in those are removed.
 
     Raises:
         DataError: nothing is left to learn from or to be judged on.
     """
-    keys = table.keys()
+    keys = table.row_keys()
     first: dict[tuple[str, ...], int] = {}
     for row, key in enumerate(keys):
         first.setdefault(key, row)
     distinct = np.array(sorted(first.values()), dtype=np.int64)
-    seen = set() if test is None else set(test.keys())
+    if len(distinct) < 2:
+        raise DataError(
+            f"{table.label}: all {len(table):,} rows are the same; there is nothing to tell apart"
+        )
+    seen = {key for other in others for key in other.row_keys()}
     leaks = np.array([keys[row] in seen for row in distinct], dtype=bool)
     kept = distinct[~leaks] if remove_leaks else distinct
     if not len(kept):
-        raise DataError(f"{table.label}: every row is in the test too; nothing is left to learn from")
+        raise DataError(
+            f"{table.label}: every row is also in what is to be judged on; nothing is left to learn from"
+        )
     families, how = _families(table.take(kept))
     if share is None:
         share = max(0.05, min(LARGEST_SHARE, WANTED_ROWS / len(kept)))
     held_out = _below(families, share)
     split = PairSplit(
         table.take(kept[~held_out]), table.take(kept[held_out]), how, len(table) - len(distinct),
-        int(leaks.sum()), remove_leaks and bool(leaks.any()),
+        int(leaks.sum()), remove_leaks and bool(leaks.any()), share,
     )  # fmt: skip
     _check(split, share)
     return split
@@ -84,8 +93,8 @@ def split_pairs(
 def text_numbers(table: PairTable) -> Ints:
     """A number for every distinct text of a table, int64 (N, K): equal texts, equal numbers; an empty one is -1."""
     numbers: dict[str, int] = {"": -1}
-    found = [[numbers.setdefault(text, len(numbers)) for text in row] for row in table.keys()]
-    return np.array(found, dtype=np.int64).reshape(len(table), -1)
+    found = [[numbers.setdefault(text, len(numbers)) for text in row] for row in table.row_keys()]
+    return np.array(found, dtype=np.int64).reshape(len(table), table.width)
 
 
 def linked(texts_NK: Ints) -> Ints:
@@ -118,7 +127,7 @@ def _families(table: PairTable) -> tuple[list[str], str]:
     """A text that names each row's family."""
     if table.form == "classes" and len(set(table.classes)) >= FEWEST_CLASSES:
         return table.classes, "whole classes"
-    keys = ["\t".join(key) for key in table.keys()]
+    keys = ["\t".join(key) for key in table.row_keys()]
     if table.form == "pairs":
         groups = linked(text_numbers(table))
         if np.bincount(groups).max() <= max(1, LARGEST_FAMILY * len(table)):
@@ -154,13 +163,17 @@ def _check(split: PairSplit, share: float) -> None:
     if train.form == "classes":
         counts = Counter(train.classes)
         if len(counts) < 2:
-            raise DataError(f'{train.label}: only one class to learn from, "{next(iter(counts))}"; give at least two')
+            raise DataError(
+                f'{train.label}: only one class to learn from, "{next(iter(counts))}"; give at least two'
+            )
         if max(counts.values()) < 2:
             raise DataError(f"{train.label}: every class has one text only; nothing belongs together")
     elif train.form == "pairs":
         for place, name in enumerate(train.columns[:2]):
-            if len({key[place] for key in train.keys()}) < 2:
-                raise DataError(f'{train.label}: all rows share one text in column "{name}"; nothing to tell apart')
+            if len({key[place] for key in train.row_keys()}) < 2:
+                raise DataError(
+                    f'{train.label}: all rows share one text in column "{name}"; nothing to tell apart'
+                )
     elif len(np.unique(train.scores)) < 2:
         raise DataError(f"{train.label}: all scores are {train.scores[0]:g}; there is no order to learn")
     if share > 0 and len(held_out) < 2:

@@ -74,7 +74,7 @@ class PairTable:
             self.scores[np.asarray(rows, dtype=np.int64)] if len(self.scores) else self.scores, self.empty,
         )  # fmt: skip
 
-    def keys(self) -> list[tuple[str, ...]]:
+    def row_keys(self) -> list[tuple[str, ...]]:
         """What makes two rows the same: their texts, whatever their case and spacing."""
         return [tuple(normal(text) for text in row) for row in self.texts]
 

@@ -6,6 +6,7 @@ from pydantic import BeforeValidator, Field
 
 from steepest.objectives.base import KindConfig, Objective
 from steepest.objectives.classification import ClassificationConfig
+from steepest.objectives.contrastive import Contrastive, ContrastiveConfig
 from steepest.objectives.next_token import NextToken, NextTokenConfig
 
 
@@ -15,12 +16,14 @@ def _next_token_by_default(value: Any) -> Any:
 
 # One table ``[objective]``, told apart by its ``kind``; a new objective is one more member.
 ObjectiveConfig = Annotated[
-    Annotated[NextTokenConfig | ClassificationConfig, Field(discriminator="kind")],
+    Annotated[NextTokenConfig | ClassificationConfig | ContrastiveConfig, Field(discriminator="kind")],
     BeforeValidator(_next_token_by_default),
 ]
 
 __all__ = [
     "ClassificationConfig",
+    "Contrastive",
+    "ContrastiveConfig",
     "KindConfig",
     "NextToken",
     "NextTokenConfig",

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
+from torch._subclasses import FakeTensor
 from torch.nn import functional as F
 
 from steepest.config import nearest
@@ -33,7 +34,7 @@ from steepest.losses.contrastive import matryoshka
 from steepest.memory.gradient_caching import cached_gradient, length_sorted_chunks
 from steepest.model import Transformer
 from steepest.objectives.base import KindConfig, Objective
-from steepest.objectives.pair_losses import LOSSES, EmbeddingLoss, PairLoss, named_loss
+from steepest.objectives.pair_losses import LOSSES, EmbeddingLoss, PairLoss, named_loss, stand_in
 from steepest.objectives.retrieval_metrics import figures, known_metric, metric_names
 from steepest.retrieval.collapse import collapse_warnings
 from steepest.retrieval.truth import VIEWS, Judged, Truth
@@ -53,34 +54,48 @@ class ContrastiveConfig(KindConfig):
     form: Literal["auto", "pairs", "classes", "scores"] = Field(
         "auto", description="what the table holds; auto: read off it"
     )
-    columns: list[str] = Field([], description="the table's columns, in order of their roles; found if left out")
+    columns: list[str] = Field(
+        [], description="the table's columns, in order of their roles; found if left out"
+    )
     dev: str | None = Field(None, description="file of rows to choose by; split off training if left out")
-    test: str | None = Field(None, description="file of rows to be judged on at the end, kept out of training")
+    test: str | None = Field(
+        None, description="file of rows to be judged on at the end, kept out of training"
+    )
     keep_leaks: bool = Field(False, description="leave copies of dev and test rows in training")
-    loss: str = Field("auto", description=f"auto, {', '.join(LOSSES)}, or the place of a callable: package.module:name")
+    loss: str = Field(
+        "auto", description=f"auto, {', '.join(LOSSES)}, or the place of a callable: package.module:name"
+    )
     temperature: float = Field(0.05, gt=0, description="of the softmax, at first")
     learn_temperature: bool = Field(True, description="whether it is learned, never below 0.01")
     margin: float = Field(0.2, gt=0, description="of the triplet loss, in squared distance")
     symmetric: bool = Field(True, description="also find the anchor of every positive (infonce)")
-    dims: list[int] = Field([], description="widths at which a cut embedding is to serve as well (Matryoshka)")
+    dims: list[int] = Field(
+        [], description="widths at which a cut embedding is to serve as well (Matryoshka)"
+    )
     token_dropout: float = Field(0.3, ge=0, lt=1, description="share of the tokens hidden while training")
     attention: Literal["bidirectional", "causal"] = Field("bidirectional", description="what a token may see")
     idf: bool = Field(True, description="begin with rare tokens weighing more")
-    lexical: bool = Field(True, description="fuse the embedding's score with lexical ones, weights by held-out rows")
+    lexical: bool = Field(
+        True, description="fuse the embedding's score with lexical ones, weights by held-out rows"
+    )
 
     @field_validator("metric")
     @classmethod
     def _known(cls, metric: str | None) -> str | None:
         if metric is not None and not known_metric(metric):
             names = metric_names()
-            raise ValueError(f"objective contrastive has no such metric{nearest(metric, names) or ';'} It has {', '.join(names)}")
+            raise ValueError(
+                f"objective contrastive has no such metric{nearest(metric, names) or ';'} It has {', '.join(names)}"
+            )
         return metric
 
     @field_validator("loss")
     @classmethod
     def _loss(cls, loss: str) -> str:
         if loss not in ("auto", *LOSSES) and ":" not in loss:
-            raise ValueError(f"expected {', '.join(('auto', *LOSSES))} or package.module:name{nearest(loss, LOSSES)}")
+            raise ValueError(
+                f"expected {', '.join(('auto', *LOSSES))} or package.module:name{nearest(loss, LOSSES)}"
+            )
         return loss
 
     @model_validator(mode="after")
@@ -90,7 +105,9 @@ class ContrastiveConfig(KindConfig):
                 f'metric "{self.metric}" does not suit {self.form}, which have {", ".join(metric_names(self.form))}'
             )
         if self.loss in LOSSES and self.form != "auto" and self.form not in LOSSES[self.loss]:
-            raise ValueError(f'loss "{self.loss}" is for {" and ".join(LOSSES[self.loss])}; the table holds {self.form}')
+            raise ValueError(
+                f'loss "{self.loss}" is for {" and ".join(LOSSES[self.loss])}; the table holds {self.form}'
+            )
         return self
 
 
@@ -115,7 +132,9 @@ class Contrastive(Objective):
     ) -> None:
         super().__init__()
         if config.form == "auto" or config.metric is None:
-            raise ConfigError("an objective needs to know the form of its table: set objective.form and objective.metric")
+            raise ConfigError(
+                "an objective needs to know the form of its table: set objective.form and objective.metric"
+            )
         width = trunk.config.width
         if config.dims and not all(1 <= dim <= width for dim in config.dims):
             raise ConfigError(f"objective.dims must lie between 1 and {width}, the width; got {config.dims}")
@@ -127,7 +146,8 @@ class Contrastive(Objective):
         self.log_weights_V = nn.Parameter(weights_V.clamp(min=1e-3).log())
         self.register_buffer("fusion_V", torch.eye(1 + len(VIEWS), dtype=torch.float64)[0].clone())
         self._loss: PairLoss = named_loss(config, loss)
-        self.judged: Judged | None = None
+        self.judged: Judged | None = None  # what the last evaluation found
+        self.found: dict[str, float] = {}
 
     @property
     def scale(self) -> Tensor:
@@ -183,9 +203,15 @@ class Contrastive(Objective):
         """Mean loss of embeddings of any length."""
 
         def of_units(z_BD: Tensor) -> Tensor:
+            if isinstance(
+                z_BD, FakeTensor
+            ):  # memory is being predicted: a loss may look at values, this one does not
+                return stand_in(self.config, z_BD, batch, self.scale, self.bias[0])
             return self._loss(z_BD, batch, self.scale, self.bias[0])
 
-        return matryoshka(of_units, rows_BD, self.config.dims) if self.config.dims else of_units(unit(rows_BD))
+        return (
+            matryoshka(of_units, rows_BD, self.config.dims) if self.config.dims else of_units(unit(rows_BD))
+        )
 
     def accumulate_gradient(
         self, batch: Any, *, micro_batch: int, autocast: torch.dtype | None = None
@@ -206,7 +232,10 @@ class Contrastive(Objective):
             return value.detach().double()
         chunks = length_sorted_chunks(np.maximum(lengths, 1), micro_batch * self.trunk.config.context)
         place = torch.from_numpy(np.argsort(np.concatenate(chunks))).to(batch.ids_BT.device)
-        random = self.training and (self.config.token_dropout > 0 or self.trunk.config.dropout > 0)
+        fake = isinstance(batch.ids_BT, FakeTensor)
+        random = (
+            not fake and self.training and (self.config.token_dropout > 0 or self.trunk.config.dropout > 0)
+        )
         value = cached_gradient(
             [partial(encode, rows) for rows in chunks], lambda rows_BD: self.loss_of(rows_BD[place], batch),
             random=random,
@@ -228,12 +257,17 @@ class Contrastive(Objective):
         z_BD = unit(rows_BD)
         dense_V = torch.eye(len(self.fusion_V), dtype=torch.float64)[0]
         if truth.development and self.config.lexical:
-            self.fusion_V.copy_(truth.fit(z_BD, self.metric, self.fusion_V))
+            self.fusion_V.copy_(truth.fit(z_BD, self.metric))
         dense = truth.judge(z_BD, dense_V)
         fused = truth.judge(z_BD, self.fusion_V.cpu()) if self.config.lexical else dense
         self.judged = fused
         found = figures(fused, dense, z_BD, truth, self.metric)
-        return {**found, "loss": self._held_out_loss(rows_BD, truth), "temperature": float(1 / self.scale)}
+        self.found = {
+            **found,
+            "loss": self._held_out_loss(rows_BD, truth),
+            "temperature": float(1 / self.scale),
+        }
+        return self.found
 
     def _held_out_loss(self, rows_BD: Tensor, truth: Truth) -> float:
         """The mean loss of the first held-out rows, as one batch."""
@@ -254,4 +288,3 @@ class Contrastive(Objective):
 def unit(rows_BD: Tensor) -> Tensor:
     """Rows of length one; a row of zeros stays one, with a gradient."""
     return rows_BD / (rows_BD.square().sum(1, keepdim=True) + TINY).sqrt()
-

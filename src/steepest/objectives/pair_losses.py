@@ -21,7 +21,14 @@ from torch import Tensor
 
 from steepest.data.pair_batches import PairBatch
 from steepest.errors import ConfigError
-from steepest.losses import cosent_loss, info_nce, semi_hard_triplet_loss, sigmoid_loss, supervised_info_nce
+from steepest.losses import (
+    cosent_loss,
+    info_nce,
+    semi_hard_triplet_loss,
+    sigmoid_loss,
+    supervised_info_nce,
+    tiled_logsumexp,
+)
 
 if TYPE_CHECKING:
     from steepest.objectives.contrastive import ContrastiveConfig
@@ -68,6 +75,19 @@ def named_loss(config: ContrastiveConfig, loss: EmbeddingLoss | None = None) -> 
     return {"infonce": infonce, "siglip": siglip, "triplet": triplet, "cosent": cosent}[name]
 
 
+def stand_in(
+    config: ContrastiveConfig, z_BD: Tensor, batch: PairBatch, scale: Tensor, bias: Tensor
+) -> Tensor:
+    """A loss that takes as much memory as the config's, and whose work does not depend on any value."""
+    if config.loss == "siglip" or (config.loss in ("auto", "infonce") and config.form == "pairs"):
+        return named_loss(config)(z_BD, batch, scale, bias)
+    if config.loss in ("auto", "infonce") and config.form == "classes":
+        return tiled_logsumexp(z_BD, z_BD, scale)[0].mean()
+    return torch.logsumexp(
+        scale * (z_BD @ z_BD.T), 1
+    ).mean()  # triplets, scores, others': a matrix of all texts
+
+
 def labels_of(batch: PairBatch) -> Tensor:
     """A label for every text, int64 (B,): its row's group; a negative has its own, or the group it belongs to."""
     groups_R, width = batch.groups_R, batch.width
@@ -76,12 +96,14 @@ def labels_of(batch: PairBatch) -> Tensor:
     negatives = batch.negative_groups.reshape(len(groups_R), width - 2)
     fresh = torch.arange(negatives.numel(), device=groups_R.device).reshape(negatives.shape)
     fresh = fresh + int(groups_R.max()) + 1
-    return torch.cat([groups_R[:, None].expand(-1, 2), torch.where(negatives < 0, fresh, negatives)], 1).flatten()
+    return torch.cat(
+        [groups_R[:, None].expand(-1, 2), torch.where(negatives < 0, fresh, negatives)], 1
+    ).flatten()
 
 
 def _queries_and_keys(z_BD: Tensor, batch: PairBatch) -> tuple[Tensor, Tensor, Tensor | None]:
     """Anchors (R, D), positives and then all negatives (M, D), and the keys' groups where there are negatives."""
-    rows_RKD = z_BD.unflatten(0, (-1, batch.width))
+    rows_RKD = z_BD.reshape(-1, batch.width, z_BD.shape[1])
     if batch.width == 2:
         return rows_RKD[:, 0], rows_RKD[:, 1], None
     keys_MD = torch.cat([rows_RKD[:, 1], rows_RKD[:, 2:].flatten(0, 1)])
@@ -92,7 +114,9 @@ def _of_labels(loss: EmbeddingLoss) -> PairLoss:
     def of_batch(z_BD: Tensor, batch: PairBatch, scale: Tensor, bias: Tensor) -> Tensor:
         value = loss(z_BD, labels_of(batch))
         if not isinstance(value, Tensor) or value.numel() != 1:
-            raise ConfigError(f"a loss(embeddings, labels) must return one number; got {type(value).__name__}")
+            raise ConfigError(
+                f"a loss(embeddings, labels) must return one number; got {type(value).__name__}"
+            )
         return value.reshape(())
 
     return of_batch

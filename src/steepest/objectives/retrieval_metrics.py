@@ -88,4 +88,3 @@ def correlation(said_N: Tensor, wanted_N: Tensor, name: str) -> float:
         return 0.0
     of = spearman_corrcoef if name == "spearman" else pearson_corrcoef
     return round(float(of(said_N, wanted_N)), 12)
-

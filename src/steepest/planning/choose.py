@@ -11,6 +11,7 @@ With a budget in steps, tokens or epochs nothing is measured: the run is a pure 
 import math
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -77,13 +78,14 @@ def choose(
         model = TransformerConfig(**fixed)
         expected = None
     else:
-        given = _settle(given, _member(fixed, MIDDLING), device, record)
+        probe = _Probe(kind, examples, device) if kind.own_probe else _Probe(None, None, device)
+        given = _settle(given, _member(fixed, MIDDLING), probe, record)
         threads = given.train.threads or threads
         listen(
             "machine",
             {"threads": threads, "flops": record["flops"], "device": device.type, "dtype": given.train.dtype},
         )
-        model, expected = _by_time(given, fixed, device, started, examples.train_tokens, record)
+        model, expected = _by_time(given, fixed, probe, started, examples.train_tokens, record)
     batch_tokens = given.batches.batch_tokens or default_batch_tokens(model.context, expected)
     optim = given.optim
     if optim.lr is None:
@@ -138,21 +140,21 @@ def limit_vocabulary(given: RunConfig) -> RunConfig:
 def _by_time(
     given: RunConfig,
     fixed: dict[str, Any],
-    device: torch.device,
+    probe: "_Probe",
     started: float,
     unique: int,
     record: dict[str, Any],
 ) -> tuple[TransformerConfig, int]:
     """The model that suits the time left and the ``unique`` tokens there are, and the tokens it will see."""
     assert given.train.time is not None
-    sized = bool({"depth", "width"} & given.model.model_fields_set)
+    sized = bool({"depth", "width"} & fixed.keys())
     shapes = [shape for shape, least in PROBED if given.train.time >= least]
     probes = [TransformerConfig(**fixed)] if sized else [_member(fixed, shape) for shape in shapes]
     measured: dict[int, float] = {}
     for model in probes:
         if measured and time.monotonic() - started > MEASURING_SHARE * given.train.time:
             break
-        measured[n_matrix_parameters(model)] = StepProbe(**_probe(given, model, device)).seconds_per_token()
+        measured[n_matrix_parameters(model)] = probe(given, model).seconds_per_token()
     record["seconds_per_token"] = measured
     # Never less than a little: a budget that measuring has eaten still gets its smallest model.
     left = TRAINING_SHARE * max(given.train.time - (time.monotonic() - started), 0.05 * given.train.time)
@@ -193,14 +195,12 @@ def default_dropout(epochs: float) -> float:
     return 0.0 if epochs < 4 else round(min(0.3, 0.03 * epochs), 3)
 
 
-def _settle(
-    given: RunConfig, model: TransformerConfig, device: torch.device, record: dict[str, Any]
-) -> RunConfig:
+def _settle(given: RunConfig, model: TransformerConfig, probe: "_Probe", record: dict[str, Any]) -> RunConfig:
     """Thread count and dtype that make a real step of a middling model fastest, where they were left open.
 
     One thread comes first: on a busy machine several can be twenty times slower, and measuring must stay short.
     """
-    train = given.train
+    train, device = given.train, probe.device
     if device.type == "cpu":
         candidates = [train.threads] if train.threads else sorted(thread_candidates())
         torch.set_num_threads(candidates[0])
@@ -209,9 +209,7 @@ def _settle(
             native = product_dtype(torch.zeros(1)) == torch.bfloat16
             dtypes = ("float32", "bfloat16") if native else ("float32",)
         probes = {
-            dtype: StepProbe(
-                **_probe(given.replace(train=train.replace(dtype=dtype)), model, device, SETTLING_TOKENS)
-            )
+            dtype: probe(given.replace(train=train.replace(dtype=dtype)), model, SETTLING_TOKENS)
             for dtype in dtypes
         }
         seconds = {dtype: seconds_of(probe, repeats=2) for dtype, probe in probes.items()}
@@ -231,18 +229,25 @@ def _member(fixed: dict[str, Any], shape: tuple[int, int]) -> TransformerConfig:
     return TransformerConfig(**{"depth": shape[0], "width": shape[1], **fixed})
 
 
-def _probe(
-    given: RunConfig, model: TransformerConfig, device: torch.device, tokens: int = PROBE_TOKENS
-) -> dict[str, Any]:
-    tokens = given.batches.batch_tokens or tokens
-    return {
-        "model": model,
-        "optim": given.optim,
-        "sequences": max(1, round(tokens / model.context)),
-        "micro_batch": given.train.micro_batch or _micro_batch(tokens, model.context, device),
-        "device": device,
-        "autocast": resolve_autocast(given, device),
-    }
+class _Probe:
+    """Makes steps to be timed: of next-token prediction, or of the kind's own objective on its own first batch."""
+
+    def __init__(self, kind: Kind | None, examples: Examples | None, device: torch.device) -> None:
+        self.kind, self.examples, self.device = kind, examples, device
+
+    def __call__(self, given: RunConfig, model: TransformerConfig, tokens: int = PROBE_TOKENS) -> StepProbe:
+        tokens = given.batches.batch_tokens or tokens
+        rows = max(1, round(tokens / model.context))
+        objective = batch = None
+        if self.kind is not None and self.examples is not None:
+            config = given.replace(model=model)
+            objective = partial(self.kind.objective, config)
+            batch = self.examples.train_batches(given.batches, context=model.context, rows=rows).at(0)
+        return StepProbe(
+            model, given.optim, sequences=rows,
+            micro_batch=given.train.micro_batch or _micro_batch(tokens, model.context, self.device),
+            device=self.device, autocast=resolve_autocast(given, self.device), objective=objective, batch=batch,
+        )  # fmt: skip
 
 
 def default_batch_tokens(context: int, tokens: int | None) -> int:

@@ -8,14 +8,15 @@ because at small widths the cost is overhead (flat) and at large ones arithmetic
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
 
 from steepest.data import Batch
+from steepest.data.examples import AnyBatch
 from steepest.model import Transformer, TransformerConfig
-from steepest.objectives import NextToken
+from steepest.objectives import NextToken, Objective
 from steepest.optim import OptimConfig, build_optimizer
 from steepest.train.speed import seconds_of
 from steepest.train.spikes import SpikeGuard
@@ -36,7 +37,11 @@ def matrix_product_flops(
 
 
 class StepProbe:
-    """A real training step of a model that is thrown away, on random tokens; call it to do one."""
+    """A real training step of a model that is thrown away, on random tokens; call it to do one.
+
+    Args:
+        objective: puts an objective on the trunk, to be stepped on ``batch``; next-token prediction if ``None``.
+    """
 
     def __init__(
         self,
@@ -47,9 +52,12 @@ class StepProbe:
         micro_batch: int,
         device: torch.device,
         autocast: torch.dtype | None,
+        objective: Callable[[Transformer], Objective] | None = None,
+        batch: AnyBatch | None = None,
     ) -> None:
         trunk = Transformer(model, generator=torch.Generator().manual_seed(0))
-        self.objective = NextToken(trunk, np.ones(model.vocab_size, dtype=np.int64)).to(device)
+        made = objective(trunk) if objective else NextToken(trunk, np.ones(model.vocab_size, dtype=np.int64))
+        self.objective: Objective = made.to(device)
         self.optimizers = build_optimizer(self.objective.named_parameters(), optim, self.objective.roles(),
                                           lr=1e-3, splits=self.objective.splits())  # fmt: skip
         self.guard, self.micro_batch, self.autocast, self.clip = (
@@ -60,7 +68,8 @@ class StepProbe:
         )
         ids = torch.randint(0, model.vocab_size, (sequences, model.context + 1),
                             generator=torch.Generator().manual_seed(0)).to(device)  # fmt: skip
-        self.batch = Batch(ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), None, ids[:, 1:].numel())
+        text = Batch(ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), None, ids[:, 1:].numel())
+        self.batch: AnyBatch = text if batch is None else batch.to(device)
 
     def __call__(self) -> None:
         """Forward, backward, clip and update once."""

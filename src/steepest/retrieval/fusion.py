@@ -25,7 +25,10 @@ SMALLEST = 1e-12
 
 
 def fit_ranking(
-    scores: Sequence[Tensor], right_NM: Tensor, quality: Callable[[Tensor], float], start: Tensor | None = None
+    scores: Sequence[Tensor],
+    right_NM: Tensor,
+    quality: Callable[[Tensor], float],
+    start: Tensor | None = None,
 ) -> Tensor:
     """Weights of several scores, float64 (V,), under which the right candidates are likely.
 
@@ -33,7 +36,6 @@ def fit_ranking(
         scores: V of (N, M); -inf in all of them where a candidate does not count.
         right_NM: which candidates are right; every query has one at least.
         quality: of fused scores, more is better; decides against a single score.
-        start: weights to begin from.
 
     >>> good, bad = torch.eye(4) * 2, torch.zeros(4, 4)
     >>> w = fit_ranking([good, bad], torch.eye(4, dtype=torch.bool), lambda s: float(s.diagonal().sum()))
@@ -43,10 +45,7 @@ def fit_ranking(
     finite = [s.masked_fill(s == -torch.inf, 0.0) for s in scores]
     spread = torch.stack([s.std().double().clamp(min=1e-6) for s in finite])
     counted = scores[0] > -torch.inf
-    first = torch.zeros(len(scores), dtype=torch.float64)
-    if start is not None and bool((start > 0).all()):
-        first = (start.double() * spread).log()
-    logs = first.clone().requires_grad_()
+    logs = torch.zeros(len(scores), dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([logs], max_iter=ITERATIONS, line_search_fn="strong_wolfe")
 
     def cost() -> float:
@@ -62,7 +61,8 @@ def fit_ranking(
     together = (logs.detach().exp() / spread).nan_to_num(0.0)
     candidates = [together, *torch.eye(len(scores), dtype=torch.float64)]
     qualities = [quality(fuse(scores, weights)) for weights in candidates]
-    return candidates[max(range(len(candidates)), key=lambda at: (qualities[at], -at))]
+    best: Tensor = candidates[max(range(len(candidates)), key=lambda at: (qualities[at], -at))]
+    return best
 
 
 def fit_scores(scores_VN: Sequence[Tensor], wanted_N: Tensor) -> Tensor:

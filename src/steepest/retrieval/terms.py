@@ -1,8 +1,8 @@
 """Terms: what a lexical score counts in a text.
 
-    words        runs of letters and digits, whatever their case
-    beginnings   the first few letters of every word, so that "walks" meets "walking"
-    characters   n characters in a row inside a word, its borders counted: names, typing errors, compounds
+words        runs of letters and digits, whatever their case
+beginnings   the first few letters of every word, so that "walks" meets "walking"
+characters   n characters in a row inside a word, its borders counted: names, typing errors, compounds
 """
 
 import re

@@ -1,6 +1,6 @@
 """TF-IDF cosines: of all queries with all documents (a baseline, by scikit-learn), and of texts side by side.
 
-    x_t = (1 + ln f_t) (1 + ln((1 + N) / (1 + n_t))),  scaled to length 1;      score = x . y
+x_t = (1 + ln f_t) (1 + ln((1 + N) / (1 + n_t))),  scaled to length 1;      score = x . y
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,9 @@ def character_tfidf(
     return vectorizer.transform(queries), vectorizer.transform(documents)
 
 
-def paired_cosines(left: Sequence[str], right: Sequence[str], *, cut: Cut, background: Sequence[str]) -> Floats:
+def paired_cosines(
+    left: Sequence[str], right: Sequence[str], *, cut: Cut, background: Sequence[str]
+) -> Floats:
     """TF-IDF cosine of each left text with its right one, float32 (N,).
 
     Args:

@@ -10,7 +10,7 @@ and of the embedding alone. Scores are made for some queries at a time, so that 
 Shapes: N rows, K texts a row, D width, M candidates, V scores (the cosine first).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -139,18 +139,30 @@ class Truth:
         ]
 
     def blocks(
-        self, z_BD: Tensor, rows: Ints | None = None, *, lexical: bool = True
+        self, score: Callable[[Ints], list[Tensor]], rows: Ints | None = None
     ) -> Iterator[tuple[list[Tensor], Tensor]]:
-        """Scores, V of (n, M), and what is right, (n, M), for some queries at a time."""
+        """Scores, V of (n, M), and what is right, (n, M), for some queries at a time.
+
+        Args:
+            score: the scores of some queries, by their numbers.
+        """
         rows = np.arange(len(self.table), dtype=np.int64) if rows is None else rows
-        candidates_MD = z_BD[torch.from_numpy(self.places)]
-        queries_ND = z_BD[:: self.table.width]
         for at in range(0, len(rows), QUERIES_AT_ONCE):
             part = rows[at : at + QUERIES_AT_ONCE]
-            scores = [queries_ND[torch.from_numpy(part)] @ candidates_MD.T]
-            if lexical:
-                scores += [torch.from_numpy(index.scores_of(counts[part])) for index, counts in self._indexes]
+            scores = score(part)
             yield scores, self._mark(part, scores)
+
+    def scores_of(self, z_BD: Tensor, *, lexical: bool = True) -> Callable[[Ints], list[Tensor]]:
+        """The cosine and the lexical scores of some queries, (n, M) each."""
+        candidates_MD, queries_ND = z_BD[torch.from_numpy(self.places)], z_BD[:: self.table.width]
+
+        def score(rows: Ints) -> list[Tensor]:
+            scores = [queries_ND[torch.from_numpy(rows)] @ candidates_MD.T]
+            if lexical:
+                scores += [torch.from_numpy(index.scores_of(counts[rows])) for index, counts in self._indexes]
+            return scores
+
+        return score
 
     def _mark(self, part: Ints, scores: list[Tensor]) -> Tensor:
         if self.table.form == "pairs":
@@ -162,14 +174,14 @@ class Truth:
 
     # -- judging --------------------------------------------------------------------------------------
 
-    def fit(self, z_BD: Tensor, metric: str, start: Tensor | None = None) -> Tensor:
+    def fit(self, z_BD: Tensor, metric: str) -> Tensor:
         """Weights of the cosine and of the lexical scores, float64 (V,), chosen on these rows."""
         if self.table.form == "scores":
             cosine_N = torch.linalg.vecdot(z_BD[::2], z_BD[1::2])
             return fit_scores([cosine_N, *self.paired], torch.from_numpy(self.table.scores))
         n = len(self.table)
         rows = np.unique(np.linspace(0, n - 1, min(n, FIT_QUERIES)).round().astype(np.int64))
-        found = list(self.blocks(z_BD, rows))
+        found = list(self.blocks(self.scores_of(z_BD), rows))
         right_NM = torch.cat([right for _, right in found])
         answered = right_NM.any(1)
         scores = [torch.cat([block[v] for block, _ in found])[answered] for v in range(1 + len(VIEWS))]
@@ -184,7 +196,7 @@ class Truth:
             ranks_N = ranks_in(fused_NM, right_NM)
             return float(rank_values(ranks_N, metric).mean() + 1e-3 * rank_values(ranks_N, "mrr").mean())
 
-        return fit_ranking(scores, right_NM, quality, start)
+        return fit_ranking(scores, right_NM, quality)
 
     def judge(self, z_BD: Tensor, weights_V: Tensor) -> Judged:
         """Where the right texts stand, or how alike the rows' texts are said to be.
@@ -198,12 +210,17 @@ class Truth:
         if self.table.form == "scores":
             scores = [torch.linalg.vecdot(z_BD[::2], z_BD[1::2]), *(self.paired if lexical else [])]
             return Judged(nothing, nothing, fuse(scores, weights_V[: len(scores)]))
+        score = self.scores_of(z_BD, lexical=lexical)
+        weights_V = weights_V if lexical else weights_V[:1]
+        return self.rank(lambda rows: fuse(score(rows), weights_V))
+
+    def rank(self, score: Callable[[Ints], Tensor]) -> Judged:
+        """Where the right texts stand by a score, given for some queries at a time, (n, M)."""
+        nothing = torch.zeros(0, dtype=torch.float64)
         ranks, maps = [], []
-        for scores, right_NM in self.blocks(z_BD, lexical=lexical):
-            if not lexical:
-                weights_V = weights_V[:1]
+        for scores, right_NM in self.blocks(lambda rows: [score(rows)]):
             answered = right_NM.any(1)
-            fused_NM, right_NM = fuse(scores, weights_V)[answered], right_NM[answered]
+            fused_NM, right_NM = scores[0][answered], right_NM[answered]
             ranks.append(ranks_in(fused_NM, right_NM))
             if self.table.form == "classes":
                 maps.append(map_at_r_in(fused_NM, right_NM))

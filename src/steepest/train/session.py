@@ -86,6 +86,7 @@ class Session:
         )
         self.signal: int | None = None
         self._fresh = True
+        self._warned: set[str] = set()
         self._saved_at = time.monotonic()
         self._weighed_at = -math.inf
         self._saved_step = self._evaluated_step = -1
@@ -274,6 +275,10 @@ class Session:
         self.log.append(record)
         self.health.see(record)
         self.listen("evaluation", {"record": record})
+        for said in self.objective.warnings(metrics):
+            if said not in self._warned:
+                self._warned.add(said)
+                self._event("warning", step=state.step, said=said)
         if state.step and self.objective.better(metrics[metric], state.best.get(metric)):
             state.best = {"step": state.step, metric: metrics[metric]}
             self.save()

@@ -8,7 +8,7 @@ deadline, checkpoints, resuming and rewinding are the same for all.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from steepest.data.examples import AnyBatch, Examples
 from steepest.model import Transformer
@@ -18,7 +18,13 @@ from steepest.train.run import Listener, RunConfig
 
 
 class Kind(ABC):
-    """What is particular to the runs of one objective. Each class is final."""
+    """What is particular to the runs of one objective. Each class is final.
+
+    Attributes:
+        own_probe: the speed of a size is measured by the objective's own step, not by next-token prediction.
+    """
+
+    own_probe: ClassVar[bool] = False
 
     @classmethod
     @abstractmethod
