@@ -40,6 +40,7 @@ class TrainedRun:
         folder: the run folder.
         step: the step the weights are from.
         result: what the session that made it reached, if it was trained just now.
+        score: what had been predicted beside it, if anything was.
     """
 
     folder: RunFolder
@@ -48,6 +49,7 @@ class TrainedRun:
     objective: Objective
     step: int
     result: Result | None = None
+    score: dict[str, Any] | None = None
 
     @property
     def tokenizer(self) -> Tokenizer:

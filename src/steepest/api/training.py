@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from steepest.api.settings import Settings, absolute
 from steepest.api.trained_run import (
     RUNS,
     TrainedRun,
@@ -18,12 +19,21 @@ from steepest.api.trained_run import (
     without_format,
 )
 from steepest.checkpoint import list_checkpoints, load_checkpoint, newest_whole
-from steepest.config import build, dump_toml, load_toml, override, parse_count, parse_duration
-from steepest.data.builtin import BUILTIN
+from steepest.config import build, dump_toml, load_toml, override
 from steepest.data.examples import Examples
-from steepest.planning import choose, limit_vocabulary
+from steepest.planning import (
+    Circumstances,
+    Forecaster,
+    Ledger,
+    check_plan,
+    choose,
+    keep_score,
+    plan_record,
+    read_plan,
+)
 from steepest.runs import FORMAT, RunFolder, check_new_name, create_run, open_run, write_atomically
-from steepest.train.kinds import Kind, kind_of
+from steepest.train.kinds import Kind, NextTokenKind, kind_of
+from steepest.train.loop import Hook
 from steepest.train.run import Listener, RunConfig, compose
 from steepest.train.session import Session
 from steepest.train.state import TrainState
@@ -41,6 +51,8 @@ def train(
     cache: Path | str | None = None,
     config: Mapping[str, Any] | Path | str | None = None,
     overrides: Iterable[str] = (),
+    plan: Path | str | None = None,
+    ladder: bool = True,
     listen: Listener = silent,
     started: float | None = None,
 ) -> TrainedRun:
@@ -53,6 +65,8 @@ def train(
         name: the run's name; the next free ``run-001`` ... without one.
         config: a TOML file or a mapping with the tables of ``RunConfig``; what it leaves out is chosen.
         overrides: strings such as "optim.lr=1e-3".
+        plan: a plan made earlier (see ``steepest.plan``), to be carried out as it is; it holds budget and settings.
+        ladder: plan with a ladder of small runs where the time allows; else the size comes from speed alone.
         listen: called with every event's name and fields.
         started: ``time.monotonic()`` when the command began (now, if not given).
 
@@ -60,36 +74,31 @@ def train(
         SteepestError: for anything the caller can mend, before anything is written.
     """
     began = _now() if started is None else started
-    runs = Path(runs)
+    runs, place = Path(runs), cache_folder(cache)
     if name is not None:
         check_new_name(runs, name)
-    values = load_toml(Path(config)) if isinstance(config, str | Path) else dict(config or {})
-    values = without_format(values)  # a run.toml may be given as it is
-    if sources:
-        values["data"] = {**values.get("data", {}), "sources": [_absolute(str(source)) for source in sources]}
-    budget = {
-        "time": parse_duration(time) if isinstance(time, str) else time,
-        "steps": steps,
-        "tokens": parse_count(tokens) if isinstance(tokens, str) else tokens,
-        "epochs": epochs,
-    }
-    if any(value is not None for value in budget.values()):
-        others = {key: value for key, value in values.get("train", {}).items() if key not in budget}
-        values["train"] = {**others, **{key: value for key, value in budget.items() if value is not None}}
-    values["train"] = {**values.get("train", {}), **({} if memory is None else {"memory": memory})}
-    given = limit_vocabulary(build(RunConfig, override(values, overrides)))
-    kind, given, examples = kind_of(given).prepare(given, cache_folder(cache), listen)
-    resolved, plan = choose(given, examples, kind, started=began, listen=listen)
+    settings = Settings(time, steps, tokens, epochs, memory, config, tuple(overrides))
+    if plan is None:
+        given = settings.resolve(sources)
+        kind, given, examples = kind_of(given).prepare(given, place, listen)
+        where = Circumstances(began, cache=place if ladder else None)
+        resolved, record = choose(given, examples, kind, where, listen)
+        record = plan_record(resolved, record, examples)
+    else:
+        settings.refuse_beside_a_plan()
+        resolved, record = read_plan(Path(plan))
+        if sources:
+            resolved = resolved.replace(data=resolved.data.replace(sources=absolute(sources)))
+        kind, resolved, examples = kind_of(resolved).prepare(resolved, place, listen)
+        check_plan(record, resolved, examples)
     state = compose(resolved, examples, kind.objective)
     folder = create_run(runs, name)
     write_atomically(folder.config, dump_toml(resolved, header={"format": FORMAT}))
     kind.save(folder)
-    folder.write_json(folder.plan, {**plan, "examples": str(examples.path.absolute())})
-    listen("run", {"folder": folder, "config": resolved, "plan": plan})
-    session = Session(resolved, folder, state, examples, kind, started=began, listen=listen)
+    folder.write_json(folder.plan, {**record, "examples": str(examples.path.absolute())})
+    listen("run", {"folder": folder, "config": resolved, "plan": record})
     with folder.lock():
-        result = session.run()
-    return TrainedRun(folder, resolved, kind, state.objective, result.best_step, result)
+        return _carry_out(folder, resolved, _Parts(state, examples, kind), place, listen=listen, began=began)
 
 
 def resume(
@@ -111,7 +120,7 @@ def resume(
             folder.append_event("checkpoint passed over", reason=note)
             listen("event", {"event": "checkpoint passed over", "reason": note})
         folder.append_event("resumed", step=parts.state.step, seconds=parts.state.seconds)
-        return _go_on(folder, config, parts, listen=listen, began=began)
+        return _go_on(folder, config, parts, cache_folder(cache), listen=listen, began=began)
 
 
 def rewind(
@@ -151,7 +160,9 @@ def rewind(
         write_atomically(target.config, dump_toml(config, header={"format": FORMAT}))
         target.append_event("rewound", asked=to, to=step, changes=list(overrides), origin=folder.name)
         listen("rewound", {"folder": target, "to": step, "asked": to})
-        return _go_on(target, config, parts, listen=listen, began=began) if go_on else target
+        if not go_on:
+            return target
+        return _go_on(target, config, parts, cache_folder(cache), listen=listen, began=began)
 
 
 @dataclass
@@ -176,16 +187,30 @@ def _restore(
 
 
 def _go_on(
-    folder: RunFolder, config: RunConfig, parts: _Parts, *, listen: Listener, began: float
+    folder: RunFolder, config: RunConfig, parts: _Parts, cache: Path, *, listen: Listener, began: float
 ) -> TrainedRun:
     """Train on from where the parts stand; metric lines beyond that are made again."""
-    state, kind = parts.state, parts.kind
-    folder.truncate_metrics(state.step)
+    folder.truncate_metrics(parts.state.step)
     plan = json.loads(folder.plan.read_text(encoding="utf-8"))
-    listen("run", {"folder": folder, "config": config, "plan": plan, "resumed_at": state.step})
-    session = Session(config, folder, state, parts.examples, kind, started=began, listen=listen)
+    listen("run", {"folder": folder, "config": config, "plan": plan, "resumed_at": parts.state.step})
+    return _carry_out(folder, config, parts, cache, listen=listen, began=began)
+
+
+def _carry_out(
+    folder: RunFolder, config: RunConfig, parts: _Parts, cache: Path, *, listen: Listener, began: float
+) -> TrainedRun:
+    """Train to the end, with forecasts along the way, and score the promise there."""
+    state, kind = parts.state, parts.kind
+    plan = json.loads(folder.plan.read_text(encoding="utf-8"))
+    hooks: list[Hook] = []
+    if config.train.time is not None and kind_of(config) is NextTokenKind and parts.examples.held_out_tokens:
+        hooks.append((1, Forecaster(config, folder, plan, listen)))
+    session = Session(config, folder, state, parts.examples, kind, started=began, listen=listen, hooks=hooks)
     result = session.run()
-    return TrainedRun(folder, config, kind, state.objective, result.best_step, result)
+    run = TrainedRun(folder, config, kind, state.objective, result.best_step, result)
+    if result.finished:
+        run.score = keep_score(folder, config, result, Ledger(cache))
+    return run
 
 
 def _lost_decisions(folder: RunFolder, step: int) -> list[dict[str, Any]]:
@@ -197,13 +222,6 @@ def _lost_decisions(folder: RunFolder, step: int) -> list[dict[str, Any]]:
         elif "decision" in event and event["step"] > step:
             found.append(event["decision"])
     return found
-
-
-def _absolute(source: str) -> str:
-    """A path that still means the same from another folder; names that are no paths stay."""
-    if source == "-" or source.startswith("hf:") or (source in BUILTIN and not Path(source).exists()):
-        return source
-    return str(Path(source).absolute())
 
 
 def _copy(folder: RunFolder, checkpoint: Path, new: RunFolder) -> None:
