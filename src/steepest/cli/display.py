@@ -80,6 +80,30 @@ class Display:
         self.line("", f"{summary.documents:,} document{'s' * (summary.documents != 1)}{dropped}{passed}; "
                   f"{how}: {in_count(len(held.tokens))} tokens{'; found encoded' if corpus.reused else ''}")  # fmt: skip
 
+    def _on_pairs(self, split: Any, held_out: int, tokenizer: Any, notes: list[str]) -> None:
+        self.close()
+        train, form = split.train, split.train.form
+        what = {
+            "pairs": "pairs",
+            "classes": f"texts of {len(set(train.classes)):,} classes",
+            "scores": "scored pairs",
+        }
+        of_columns = "" if train.columns[0] == "1" else f" ({', '.join(train.columns)})"
+        how = f", split by {split.how}" if split.share else ""
+        self.line(
+            "data",
+            f"{len(train):,} {what[form]}{of_columns} to train on, {held_out:,} to choose by{how}; {tokenizer.kind}, "
+            f"vocabulary {tokenizer.vocab_size:,}",
+        )
+        for note in notes:
+            self.line("", note)
+
+    def _on_baselines(self, judged: dict[str, Any], metric: str) -> None:
+        for name, one in judged.items():
+            self.line(
+                "baseline", f"{one[metric]:.4f} {metric.replace('_', ' ')}: {name}, {one['seconds']:.1f} s"
+            )
+
     def _on_machine(self, threads: int, flops: float, device: str, dtype: str) -> None:
         self.line("machine", f"{device}, {threads} thread{'s' * (threads != 1)}, {flops / 1e9:,.0f} GFLOP/s of float32 "
                   f"measured; training in {dtype}")  # fmt: skip

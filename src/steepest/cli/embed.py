@@ -1,9 +1,9 @@
 """``steepest embed`` and ``steepest search``: use a run of contrastive learning."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -95,3 +95,42 @@ def _queries(given: list[str]) -> Iterator[str]:
             yield from (line.strip() for line in sys.stdin if line.strip())
         else:
             yield query
+
+
+def conclude(run: Any, command: Callable[[str], str]) -> None:
+    """Say what was reached, with intervals, beside the baselines; name the winner and the commands to go on."""
+    from steepest.cli.display import duration
+
+    result, metric, said = run.result, run.objective.metric, run.result.conclusion
+    told = metric.replace("_", " ")
+    for part, named in said["judged"].items():
+        for name, one in sorted(named.items(), key=lambda item: item[0] != "steepest"):
+            label = {"development": "reached"}.get(part, part) if name == "steepest" else ""
+            low, high = one["interval"]
+            who = (
+                f"on {one['rows']:,} {part} rows" if name == "steepest" else f"{name}, {one['seconds']:.1f} s"
+            )
+            print(f"{label:<10}{one[metric]:.4f} ({low:.4f} to {high:.4f}) {told} {who}")
+            if name == "steepest":
+                print(f"{'':<10}{one[f'dense_{metric}']:.4f} {told} by the embedding alone")
+    if not said["judged"]:
+        print(f"{'reached':<10}the end; nothing was held out to be judged on")
+    if said.get("winner", "steepest") != "steepest":
+        print(f"{'winner':<10}{said['winner']}: use it, or give more time or more rows")
+    weights = ", ".join(f"{name} {value:.3g}" for name, value in said["weights"].items() if value > 0)
+    print(
+        f"{'':<10}weights of step {result.best_step:,} of {result.step:,}, at {duration(result.seconds)}; "
+        f"scores believed: {weights}"
+    )
+    for warning in said.get("warnings", []):
+        print(f"{'warning':<10}{warning}")
+    if (proxy := said.get("proxy")) and proxy["differ"]:
+        print(
+            f"{'proxy':<10}the lowest loss was at step {proxy['lowest_loss_step']:,} ({told} "
+            f"{proxy['metric_at_lowest_loss']:.4f}), the best {told} at step {proxy['best_step']:,} "
+            f"({proxy['metric_at_best']:.4f}): the metric chose"
+        )
+    print(
+        f"\ngo on with\n    {command('embed')} FILE\n    {command('search')} --in CORPUS QUERY\n"
+        f"    {command('evaluate')} FILE\n    {command('report')} --open"
+    )

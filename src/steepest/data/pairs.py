@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from steepest.config import nearest
 from steepest.data.rows import Rows, read_rows
 from steepest.errors import DataError
 
@@ -128,7 +129,11 @@ def recognise(rows: Rows, columns: Sequence[str] = (), form: str = "auto") -> tu
     ('pairs', ('Anchor', 'positive'))
     """
     for name in columns:
-        rows.column(name)  # a wrong name is an error that knows the nearest
+        if name not in rows.columns:
+            raise DataError(
+                f'{rows.label}: no column "{name}"{nearest(name, rows.columns) or "."} '
+                f"Its columns: {', '.join(rows.columns[:12])}; name them in objective.columns"
+            )
     chosen = tuple(columns) or (_by_name(rows, form) if rows.named else ()) or rows.columns
     if len(chosen) < 2:
         raise DataError(

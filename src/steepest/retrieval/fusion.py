@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-RIDGE = 1e-3  # on the logarithms of the weights, against weights without bound where all is found
+PENALTY = 1e-3  # on the sum of the weights, each in spreads of its score: what is of no use vanishes
 ITERATIONS = 40
 SMALLEST = 1e-12
 
@@ -42,6 +42,14 @@ def fit_ranking(
     >>> bool(w[0] > 0.1)
     True
     """
+    live = [at for at, s in enumerate(scores) if float(s[s > -torch.inf].std()) > 0]
+    if len(live) < len(scores):  # a score that is constant here may be anything elsewhere: it gets no weight
+        weights = torch.zeros(len(scores), dtype=torch.float64)
+        if len(live) > 1:
+            weights[live] = fit_ranking([scores[at] for at in live], right_NM, quality)
+        else:
+            weights[live or [0]] = 1.0
+        return weights
     finite = [s.masked_fill(s == -torch.inf, 0.0) for s in scores]
     spread = torch.stack([s.std().double().clamp(min=1e-6) for s in finite])
     counted = scores[0] > -torch.inf
@@ -53,7 +61,7 @@ def fit_ranking(
         with torch.enable_grad():
             fused = fuse(finite, logs.exp() / spread).masked_fill(~counted, -torch.inf)
             found_N = torch.logsumexp(fused.masked_fill(~right_NM, -torch.inf), 1)
-            loss = (torch.logsumexp(fused, 1) - found_N).mean() + RIDGE * logs.square().sum()
+            loss = (torch.logsumexp(fused, 1) - found_N).mean() + PENALTY * logs.exp().sum()
             loss.backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
 
@@ -68,7 +76,7 @@ def fit_ranking(
 def fit_scores(scores_VN: Sequence[Tensor], wanted_N: Tensor) -> Tensor:
     """Non-negative weights, float64 (V,), of scores that add up to something like the wanted ones.
 
-    >>> fit_scores([torch.tensor([0.0, 1.0, 2.0]), torch.zeros(3)], torch.tensor([1.0, 3.0, 5.0])).tolist()
+    >>> fit_scores([torch.tensor([0.0, 1.0, 2.0]), torch.zeros(3)], torch.tensor([1.0, 3.0, 5.0])).round().tolist()
     [2.0, 0.0]
     """
     from scipy.optimize import nnls

@@ -3,10 +3,13 @@
 words        runs of letters and digits, whatever their case
 beginnings   the first few letters of every word, so that "walks" meets "walking"
 characters   n characters in a row inside a word, its borders counted: names, typing errors, compounds
+pairs        two words in a row
+names        words that begin with a capital letter, as they are written
 """
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -25,11 +28,11 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text.casefold())
 
 
-def beginnings(text: str, letters: int = 5) -> list[str]:
+def beginnings(text: str, letters: int = 4) -> list[str]:
     """The first letters of every word.
 
     >>> beginnings("walking home")
-    ['walki', 'home']
+    ['walk', 'home']
     """
     return [word[:letters] for word in words(text)]
 
@@ -47,7 +50,27 @@ def characters(text: str, n: int = 4) -> list[str]:
     return found
 
 
-CUTS: dict[str, Cut] = {"words": words, "beginnings": beginnings, "characters": characters}
+def pairs(text: str) -> list[str]:
+    """Two words in a row, lower case.
+
+    >>> pairs("New York City")
+    ['new york', 'york city']
+    """
+    return [f"{first} {second}" for first, second in pairwise(words(text))]
+
+
+def names(text: str) -> list[str]:
+    """Words that begin with a capital letter.
+
+    >>> names("The mayor of Riga, again")
+    ['The', 'Riga']
+    """
+    return [word for word in _WORD.findall(text) if word[0].isupper()]
+
+
+CUTS: dict[str, Cut] = {
+    "words": words, "beginnings": beginnings, "characters": characters, "pairs": pairs, "names": names,
+}  # fmt: skip
 
 
 class Terms:

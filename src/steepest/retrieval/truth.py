@@ -214,6 +214,17 @@ class Truth:
         weights_V = weights_V if lexical else weights_V[:1]
         return self.rank(lambda rows: fuse(score(rows), weights_V))
 
+    def first_block(self, z_BD: Tensor, weights_V: Tensor) -> float:
+        """Judge the first queries only, to see how long that takes; returns their share."""
+        if self.table.form == "scores":
+            self.judge(z_BD, weights_V)
+            return 1.0
+        self._indexes  # noqa: B018  made once, not for each block
+        score, n = self.scores_of(z_BD), len(self.table)
+        for scores, right_NM in self.blocks(score, np.arange(min(n, QUERIES_AT_ONCE), dtype=np.int64)):
+            ranks_in(fuse(scores, weights_V), right_NM)
+        return min(1.0, QUERIES_AT_ONCE / n)
+
     def rank(self, score: Callable[[Ints], Tensor]) -> Judged:
         """Where the right texts stand by a score, given for some queries at a time, (n, M)."""
         nothing = torch.zeros(0, dtype=torch.float64)

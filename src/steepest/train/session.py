@@ -160,6 +160,7 @@ class Session:
             if held_out > affordable:
                 self._final_tokens = max(self._evaluate_tokens, affordable)
             reserve = 1.2 * per_token * (self._final_tokens + self._evaluate_tokens) + EXIT_SECONDS
+            reserve += self.kind.seconds_to_conclude(self.config)
             reserve += self._seconds_to_save() + min(2.0, 0.01 * budget)  # checkpoint, then the sample
             schedule.set_seconds_left(budget - self.elapsed() - reserve)
 

@@ -58,6 +58,10 @@ class Kind(ABC):
     def save(self, folder: RunFolder) -> None:
         """Write what the run needs besides config and weights into its folder."""
 
+    def seconds_to_conclude(self, config: RunConfig) -> float:
+        """How long ``conclude`` takes, more or less, for a budget in time to leave room."""
+        return 0.0
+
     def conclude(
         self, objective: Objective, examples: Examples, config: RunConfig, out_of_time: Callable[[], bool]
     ) -> dict[str, Any]:

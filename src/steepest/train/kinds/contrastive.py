@@ -21,7 +21,7 @@ from steepest.model import Transformer
 from steepest.objectives import Contrastive, ContrastiveConfig, Objective
 from steepest.objectives.retrieval_metrics import DEFAULT, figure, interval
 from steepest.retrieval.baselines import lexical_baselines
-from steepest.retrieval.truth import Truth
+from steepest.retrieval.truth import VIEWS, Truth
 from steepest.runs import RunFolder
 from steepest.tokenizer import Tokenizer, make_tokenizer
 from steepest.tokenizer.bpe import train_up_to
@@ -35,6 +35,7 @@ WIDTH = 512  # of an encoder without blocks
 BATCH_ROWS = 1024  # of a step: the more rows, the more negatives
 BAG_LR = 2e-2  # of vectors of length sqrt(width) by AdamW
 EVALUATIONS, PATIENCE = 24, 8
+SCORES = ("cosine", *VIEWS)  # that are fused
 
 
 @dataclass
@@ -81,18 +82,18 @@ class ContrastiveKind(Kind):
             "rows": {"train": len(split.train), "held_out": len(examples.held_out)},
             "notes": _notes(split),
         }
-        listen(
-            "pairs",
-            {"split": split, "held_out": len(examples.held_out), "form": form, "tokenizer": tokenizer},
-        )
+        _tell(listen, split, len(examples.held_out), tokenizer)
         if test is not None:
             kind.test = Truth(
                 test, texts, development=False, encoded=EncodedPairs.encode(test, tokenizer, context)
             )
-        judged_on = kind.test or examples.truth
-        if judged_on is not None:
-            kind.facts["baselines"] = _scored(judged_on, asked.metric or DEFAULT[form])
-            listen("baselines", {"baselines": kind.facts["baselines"], "metric": asked.metric})
+        metric = asked.metric or DEFAULT[form]
+        parts = {"development": examples.truth, "test": kind.test}
+        kind.facts["judged"] = {
+            name: _scored(truth, metric) for name, truth in parts.items() if truth is not None
+        }
+        for judged in list(kind.facts["judged"].values())[-1:]:
+            listen("baselines", {"judged": judged, "metric": metric})
         return kind, settled, examples
 
     @classmethod
@@ -106,8 +107,7 @@ class ContrastiveKind(Kind):
     def examples(self, folder: RunFolder, config: RunConfig, cache: Path, listen: Listener) -> PairExamples:
         """The run's rows, read anew; what has changed since is found by their fingerprint."""
         split, dev, test = _read(config)
-        listen("pairs", {"split": split, "held_out": len(dev or split.held_out), "form": split.train.form,
-                         "tokenizer": self.tokenizer})  # fmt: skip
+        _tell(listen, split, len(dev or split.held_out), self.tokenizer)  # fmt: skip
         train = EncodedPairs.encode(split.train, self.tokenizer, config.model.context)
         if test is not None:
             encoded = EncodedPairs.encode(test, self.tokenizer, config.model.context)
@@ -143,29 +143,36 @@ class ContrastiveKind(Kind):
         self.tokenizer.save(folder.tokenizer)
         folder.write_json(folder.path / "pairs.json", {"width": self.width, "facts": self.facts})
 
+    def seconds_to_conclude(self, config: RunConfig) -> float:
+        """The test's queries, as fast as the first few of them."""
+        if self.test is None:
+            return 0.0
+        truth, began = self.test, time.perf_counter()
+        z_BD = torch.zeros(len(truth.encoded.ids), config.model.width)
+        share = truth.first_block(z_BD, torch.ones(len(SCORES), dtype=torch.float64))
+        return 1.5 * (time.perf_counter() - began) / share + 1.0
+
     def conclude(
         self, objective: Objective, examples: Examples, config: RunConfig, out_of_time: Callable[[], bool]
     ) -> dict[str, Any]:
         """Intervals of the target metric, the test's figures beside the baselines, and who wins."""
         assert isinstance(objective, Contrastive) and isinstance(examples, PairExamples)
-        metric, found = objective.metric, dict(self.facts)
-        name = "held_out"
+        metric, facts = objective.metric, dict(self.facts)
+        judged = {part: dict(named) for part, named in facts.get("judged", {}).items()}
         if examples.truth is not None and objective.judged is not None:
-            found["interval"] = interval(objective.judged, examples.truth, metric)
-            found["warnings"] = objective.warnings(objective.found)
-        if self.test is not None and not out_of_time():
-            name, truth = "test", self.test
+            judged.setdefault("development", {})["steepest"] = _told(objective, examples.truth)
+            facts["warnings"] = objective.warnings(objective.found)
+        if self.test is not None:
             began = time.perf_counter()
-            batches = batches_in_order(truth.encoded, context=config.model.context, truth=truth)
-            figures = evaluate(objective, batches)
-            assert objective.judged is not None
-            found["test"] = figures | {
-                "rows": len(truth.table), "interval": interval(objective.judged, truth, metric),
-                "seconds": round(time.perf_counter() - began, 2),
-            }  # fmt: skip
-        found["judged_on"] = name
-        found["fusion"] = objective.fusion_V.tolist()
-        return found
+            batches = batches_in_order(self.test.encoded, context=config.model.context, truth=self.test)
+            evaluate(objective, batches)
+            seconds = round(time.perf_counter() - began, 2)
+            judged.setdefault("test", {})["steepest"] = _told(objective, self.test) | {"seconds": seconds}
+        facts |= {"judged": judged, "weights": dict(zip(SCORES, objective.fusion_V.tolist(), strict=True))}
+        if judged:
+            named = judged.get("test", judged.get("development", {}))
+            facts["winner"] = max(named, key=lambda name: (named[name][metric], name == "steepest"))
+        return facts
 
     # -- using a run ----------------------------------------------------------------------------------
 
@@ -286,12 +293,23 @@ def _notes(split: PairSplit) -> list[str]:
     return notes
 
 
-def _scored(truth: Truth, metric: str) -> list[dict[str, Any]]:
-    """The baselines' figures on the rows that the run is judged on."""
-    return [
-        {
-            "name": one.name, metric: figure(one.judged, truth, metric),
-            "interval": interval(one.judged, truth, metric), "seconds": round(one.seconds, 2),
+def _tell(listen: Listener, split: PairSplit, held_out: int, tokenizer: Tokenizer) -> None:
+    listen("pairs", {"split": split, "held_out": held_out, "tokenizer": tokenizer, "notes": _notes(split)})
+
+
+def _told(objective: Contrastive, truth: Truth) -> dict[str, Any]:
+    """What the last evaluation found, with its interval."""
+    assert objective.judged is not None
+    found = interval(objective.judged, truth, objective.metric)
+    return {**objective.found, "interval": found, "rows": len(truth.table)}
+
+
+def _scored(truth: Truth, metric: str) -> dict[str, Any]:
+    """The baselines' figures on the rows that the run is judged on, by name."""
+    return {
+        one.name: {
+            metric: figure(one.judged, truth, metric), "interval": interval(one.judged, truth, metric),
+            "rows": len(truth.table), "seconds": round(one.seconds, 2),
         }
         for one in lexical_baselines(truth)
-    ]  # fmt: skip
+    }  # fmt: skip
