@@ -32,7 +32,7 @@ class Display:
         self._rate = 0.0
         self._held_out = math.nan
         self._plain_due = 0.0
-        self._bytes_per_token = 1.0
+        self._bytes_per_token = math.nan  # where there is no text
         self._loss = math.nan
 
     def __call__(self, name: str, fields: dict[str, Any]) -> None:
@@ -103,6 +103,25 @@ class Display:
             self.line(
                 "baseline", f"{one[metric]:.4f} {metric.replace('_', ' ')}: {name}, {one['seconds']:.1f} s"
             )
+
+    def _on_table(self, kind: Any) -> None:
+        from steepest.cli.ask import table_lines
+
+        for label, text in table_lines(kind.graph, kind.table):
+            self.line(label, text)
+        for note in kind.notes:
+            self.line("note", note)
+
+    def _on_cross_fitting(self, fits: int, steps: int, done: int) -> None:
+        if not done:
+            parts = "a fifth of the rows" if fits == 1 else f"each of {fits} parts of the rows"
+            self.line("held out", f"{parts}, to weigh counts and network; {steps:,} steps a fit")
+
+    def _on_cross_fitted(self, held_out: dict[str, float], carried: dict[str, list[str]]) -> None:
+        from steepest.cli.ask import floor_lines
+
+        for text in floor_lines(held_out, carried):
+            self.line("", text)
 
     def _on_machine(self, threads: int, flops: float, device: str, dtype: str) -> None:
         self.line("machine", f"{device}, {threads} thread{'s' * (threads != 1)}, {flops / 1e9:,.0f} GFLOP/s of float32 "
@@ -188,9 +207,10 @@ class Display:
         self._shown = now
         speed = f"{in_count(self._rate)} tokens/s  " if self._rate else ""
         held_out = "" if math.isnan(self._held_out) else f"held-out {self._held_out:.3f}  "
+        bits = self._loss / math.log(2) / self._bytes_per_token
         text = (
             f"step {record['step']:,}  loss {self._loss:.3f}  "
-            f"{self._loss / math.log(2) / self._bytes_per_token:.3f} bits/byte  {held_out}"
+            f"{'' if math.isnan(bits) else f'{bits:.3f} bits/byte  '}{held_out}"
             f"lr {record['lr']:.1e}  {speed}{duration(left)} left"
         )
         if self.console.is_terminal:

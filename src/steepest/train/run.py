@@ -36,6 +36,9 @@ class TrainConfig(RoomConfig):
     steps: int | None = Field(None, ge=1, description="optimiser steps")
     tokens: int | None = Field(None, ge=1, description="tokens trained on")
     epochs: float | None = Field(None, gt=0, description="passes over the training text")
+    most_steps: int | None = Field(
+        None, ge=1, description="steps that are enough: a run by the clock ends early after so many"
+    )
     seed: int = Field(0, ge=0, description="initial weights and dropout (the data order has its own)")
     micro_batch: int | None = Field(None, ge=1, description="sequences held at once; none: chosen by shape")
     threads: int | None = Field(None, ge=1, description="compute threads; none: the fastest, measured")
@@ -165,7 +168,7 @@ def resolve_autocast(config: RunConfig, device: torch.device) -> torch.dtype | N
 
 def _schedule(config: RunConfig, batches: TrainBatches) -> DeadlineController | StepSchedule:
     if config.train.time is not None:
-        return DeadlineController(config.optim, seconds=config.train.time)
+        return DeadlineController(config.optim, seconds=config.train.time, most_steps=config.train.most_steps)
     return StepSchedule(config.optim, total_steps=total_steps(config, batches.n_sequences))
 
 

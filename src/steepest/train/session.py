@@ -319,6 +319,7 @@ class Session:
         metrics = self._measure(self._final_tokens, exact=True)
         self.listen("concluding", {})
         conclusion = self.kind.conclude(self.objective, self.examples, self.config, self._out_of_time)
+        metrics = conclusion.pop("held_out", metrics)  # a kind that holds out in its own way
         result = Result(True, state.step, state.tokens, self.elapsed(), best_step, metrics,
                         self._final_tokens, conclusion)  # fmt: skip
         self.folder.write_json(self.folder.result, {

@@ -2,11 +2,16 @@
 
 from steepest.errors import ConfigError
 from steepest.train.kinds.base import Kind
+from steepest.train.kinds.causal_graph import CausalGraphKind
 from steepest.train.kinds.contrastive import ContrastiveKind
 from steepest.train.kinds.next_token import NextTokenKind
 from steepest.train.run import RunConfig
 
-KINDS: dict[str, type[Kind]] = {"next-token": NextTokenKind, "contrastive": ContrastiveKind}
+KINDS: dict[str, type[Kind]] = {
+    "next-token": NextTokenKind,
+    "contrastive": ContrastiveKind,
+    "causal-graph": CausalGraphKind,
+}
 
 
 def kind_of(config: RunConfig) -> type[Kind]:
@@ -17,4 +22,4 @@ def kind_of(config: RunConfig) -> type[Kind]:
     return KINDS[kind]
 
 
-__all__ = ["KINDS", "ContrastiveKind", "Kind", "NextTokenKind", "kind_of"]
+__all__ = ["KINDS", "CausalGraphKind", "ContrastiveKind", "Kind", "NextTokenKind", "kind_of"]
