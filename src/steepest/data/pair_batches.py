@@ -242,6 +242,11 @@ class PairExamples:
         return len(self.train.ids.tokens)
 
     @property
+    def judged_whole(self) -> bool:
+        """A rank among a part of the candidates is another figure."""
+        return True
+
+    @property
     def held_out_tokens(self) -> int:
         """Tokens to be judged on."""
         return len(self.held_out.ids.tokens)

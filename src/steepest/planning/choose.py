@@ -120,6 +120,8 @@ def _by_own_step(
     budget, device = given.train.time or 0.0, resolve_device(given.train.device)
     rows = max(1, round((given.batches.batch_tokens or PROBE_TOKENS) / model.context))
     _refuse_too_short(budget, where)
+    if given.train.dtype == "auto" and (model.depth == 0 or device.type == "cpu"):
+        given = given.replace(train=given.train.replace(dtype=_dtype(given, model, device)))
     candidates = [given.train.threads] if given.train.threads else sorted(thread_candidates())
     probe = StepProbe(
         model, given.optim, sequences=rows,
@@ -141,6 +143,14 @@ def _by_own_step(
     steps = max(1, int(left / max(seconds[str(threads)], 1e-9)))
     config, record["memory"] = _settled(given, model, steps * rows * model.context, examples, kind)
     return config, record
+
+
+def _dtype(given: RunConfig, model: TransformerConfig, device: torch.device) -> str:
+    """Of the products: the faster one, where there are products; a bag of tokens has none."""
+    if model.depth == 0:
+        return "float32"
+    settled = settle(given, model.replace(depth=1), device, {})
+    return settled.train.dtype
 
 
 def _refuse_too_short(budget: float, where: Circumstances) -> None:

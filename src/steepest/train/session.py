@@ -150,6 +150,8 @@ class Session:
         if self.config.train.compile:
             self._compile()
         timed = min(self._evaluate_tokens, 16 * self.config.model.context)
+        if getattr(self.examples, "judged_whole", False):  # ranks among a part of the candidates are others
+            timed = held_out
         began = time.monotonic()
         self._measure(timed, exact=True)
         per_token = (time.monotonic() - began) / max(timed, 1)
@@ -197,7 +199,8 @@ class Session:
             self._fresh = False
         state.seconds = record["seconds"] = round(self.elapsed(), 4)
         if record["verdict"] != "ok":
-            self._event("step skipped", step=state.step, reason=record["verdict"], loss=record["loss"],
+            applied = record["verdict"] == "outlier applied"
+            self._event("outlier applied" if applied else "step skipped", step=state.step, reason=record["verdict"], loss=record["loss"],
                         grad_norm=record["grad_norm"])  # fmt: skip
         if (reach := self._range_of_streams()) != self._stream_range:
             self._event("grid coarsened", step=state.step, range=reach)
@@ -244,7 +247,8 @@ class Session:
 
     def _measure_threads(self) -> None:
         """The machine became busy or free: choose the thread count again, on the batch at hand."""
-        if self.device.type != "cpu" or self.config.train.time is None:
+        early = self.state.optimizers.in_backward  # all gradients at once, which are not held otherwise
+        if self.device.type != "cpu" or self.config.train.time is None or early:
             return
         with torch.random.fork_rng():
             threads, seconds = fastest_threads(self._one_gradient)

@@ -33,7 +33,7 @@ LONGEST = 128  # tokens of a text, unless a longer context is asked for
 MOST_TOKENS, BYTES_A_TOKEN = 8192, 64  # of the vocabulary: all words that come often
 WIDTH = 512  # of an encoder without blocks
 BATCH_ROWS = 1024  # of a step: the more rows, the more negatives
-BAG_LR = 2e-2  # of vectors of length sqrt(width) by AdamW
+LR, EMBEDDING_LR = 4e-3, 12.0  # of blocks, tokens' weights and temperature; times more, of tokens' vectors
 EVALUATIONS, PATIENCE = 24, 8
 SCORES = ("cosine", *VIEWS)  # that are fused
 
@@ -271,10 +271,12 @@ def _settled(config: RunConfig, train: EncodedPairs, context: int) -> RunConfig:
         distinct = len(np.unique(train.numbers_NK[:, -1 if train.form == "classes" else 1 % train.width]))
         rows = min(BATCH_ROWS * 2 // train.width, max(2, distinct // 2))
         batches = batches.replace(batch_tokens=rows * train.width * context)
-    if optim.lr is None and "depth" not in config.model.model_fields_set:
-        optim = optim.replace(lr=BAG_LR)
+    if optim.lr is None:
+        optim = optim.replace(lr=LR)
         if "embedding_lr" not in optim.model_fields_set:
-            optim = optim.replace(embedding_lr=1.0)
+            optim = optim.replace(embedding_lr=EMBEDDING_LR)
+    if training.compile is None:  # batches of every length: each would be compiled anew
+        training = training.replace(compile=False)
     if "evaluations" not in training.model_fields_set:
         training = training.replace(evaluations=EVALUATIONS)
     return config.replace(batches=batches, optim=optim, train=training)
