@@ -12,6 +12,7 @@ from torch import Tensor
 
 import steepest
 from steepest.errors import ConfigError, DataError, SteepestError
+from steepest.report import write_report
 
 SYLLABLES = ["ba", "ke", "li", "mo", "nu", "pra", "sto", "vi", "ze", "du", "fa", "gri"]
 
@@ -59,6 +60,25 @@ def test_learns_what_no_lexical_score_can_know(pairs: Path, tmp_path: Path) -> N
     assert bm25["recall@1"] < 0.2 and bm25["seconds"] >= 0
     for name in ("alignment", "uniformity", "effective_rank", "mean_cosine", "loss", "dense_recall@1"):
         assert name in run.metrics
+    page = write_report(run.folder).read_text()
+    assert (
+        "Beside simpler methods" in page and f"{ours['recall@1']:.4g}" in page and "The winner is" not in page
+    )
+    proxy = {
+        "lowest_loss_step": 9,
+        "best_step": 12,
+        "metric_at_lowest_loss": 0.5,
+        "metric_at_best": 0.75,
+        "differ": True,
+    }
+    result |= {"winner": "BM25", "proxy": proxy, "warnings": ["the embeddings have collapsed"]}
+    run.folder.result.write_text(json.dumps(result))
+    page = write_report(run.folder).read_text()
+    assert (
+        "The winner is BM25" in page
+        and "lowest at step 9, where recall@1 was 0.5" in page
+        and "collapsed" in page
+    )
 
 
 def test_resume_is_bit_for_bit(pairs: Path, tmp_path: Path) -> None:
