@@ -22,7 +22,7 @@ FLOORS = [
         "manifest",
         "state_dicts",
     ],
-    ["memory", "data", "checkpoint"],
+    ["memory", "data", "checkpoint", "lexical"],
     ["model", "retrieval"],
     ["objectives"],
     ["health"],

@@ -22,9 +22,18 @@ class Kind(ABC):
 
     Attributes:
         own_probe: the speed of a size is measured by the objective's own step, not by next-token prediction.
+        ladder: whether its loss is one that scaling laws foretell.
+        most_matrix_parameters: of a model whose size is chosen by the time; no limit if ``None``.
     """
 
     own_probe: ClassVar[bool] = False
+    ladder: ClassVar[bool] = True
+    most_matrix_parameters: ClassVar[int | None] = None
+
+    @property
+    def training_texts(self) -> Sequence[str]:
+        """Texts that a task learns from, for next-token training before it; none where that makes no sense."""
+        return ()
 
     @classmethod
     @abstractmethod

@@ -57,6 +57,7 @@ class ContrastiveKind(Kind):
     facts: dict[str, Any] = field(default_factory=dict)
 
     own_probe: ClassVar[bool] = True
+    ladder: ClassVar[bool] = False
 
     @classmethod
     def prepare(
@@ -277,6 +278,8 @@ def _settled(config: RunConfig, train: EncodedPairs, context: int) -> RunConfig:
             optim = optim.replace(embedding_lr=EMBEDDING_LR)
     if training.compile is None:  # batches of every length: each would be compiled anew
         training = training.replace(compile=False)
+    if "patience" not in training.model_fields_set:
+        training = training.replace(patience=PATIENCE)
     if "evaluations" not in training.model_fields_set:
         training = training.replace(evaluations=EVALUATIONS)
     return config.replace(batches=batches, optim=optim, train=training)
