@@ -25,6 +25,7 @@ from steepest.tokenizer import TokenizerConfig
 from steepest.train.deadline import DeadlineController, StepSchedule
 from steepest.train.spikes import SpikeGuard
 from steepest.train.state import TrainState
+from steepest.train.trackers import TrackerName, check_trackers
 
 Listener = Callable[[str, dict[str, Any]], None]
 
@@ -58,6 +59,9 @@ class TrainConfig(RoomConfig):
     )
     memory: int | None = Field(
         None, description='bytes the process may take ("2GB"); none: what is free, less a margin'
+    )
+    trackers: list[TrackerName] = Field(
+        [], description='where the figures go besides metrics.jsonl: "tensorboard", "wandb", "trackio"'
     )
     log_every: int = Field(1, ge=1, description="steps between metric lines")
     evaluations: int = Field(10, ge=0, description="evaluations during the run, evenly spaced")
@@ -112,6 +116,7 @@ def compose(
         build_objective: puts the objective on a trunk (a kind of run knows how, see ``train/kinds/``).
     """
     device = resolve_device(config.train.device)
+    check_trackers(config.train.trackers)
     trunk = Transformer(
         config.model,
         generator=torch.Generator().manual_seed(config.train.seed),

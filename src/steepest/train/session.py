@@ -29,6 +29,7 @@ from steepest.train.metrics import MetricsLog
 from steepest.train.run import Listener, RunConfig, resolve_autocast, sequences_per_step
 from steepest.train.speed import fastest_threads
 from steepest.train.state import TrainState
+from steepest.train.trackers import Trackers
 
 EXIT_SECONDS = 0.5  # from the last line printed to the end of the process
 EVALUATION_SHARE = 0.003  # of the time budget, for each evaluation during the run
@@ -76,7 +77,10 @@ class Session:
         self.device = next(self.objective.parameters()).device
         self.autocast = resolve_autocast(config, self.device)
         self.started, self.before = started, state.seconds  # ``before``: wall clock of earlier sessions
-        self.log = MetricsLog(folder)
+        self.trackers = Trackers(
+            config.train.trackers, folder, config.model_dump(mode="json"), state.step, self._event
+        )
+        self.log = MetricsLog(folder, also=self.trackers.log)
         self.writer = CheckpointWriter(folder.checkpoints, after=self._prune)
         self.memory = MemoryWatch(
             config, folder, state.objective, subject_of(config, examples, kind.objective), self._event
@@ -122,6 +126,7 @@ class Session:
                 return self._finish() if finished else self._interrupted()
             finally:
                 self.log.flush()
+                self.trackers.close()
                 self.writer.close()
 
     # -- beginning ------------------------------------------------------------------------------------
