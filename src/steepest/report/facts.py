@@ -76,23 +76,32 @@ def reached(run: RunRecord) -> tuple[str, float] | None:
 
 
 def prediction_of(run: RunRecord) -> Prediction | None:
-    """The prediction a plan made, in whichever of its forms it is found."""
-    told = table(run.plan.get("prediction")) or table(run.score.get("prediction"))
-    metric = text(told.get("metric")) or ("bits_per_byte" if "bits_per_byte" in told else target_metric(run))
-    inner = table(told.get(metric)) or told
-    value = _first(inner, "value", "predicted", "point", "median", metric)
-    low, high = _first(inner, "low", "lower"), _first(inner, "high", "upper")
-    for key in ("interval", "interval_80"):
-        ends = [number(end) for end in rows(inner.get(key))]
-        if len(ends) == 2 and low is None:
-            low, high = ends
-    if low is None or high is None:
+    """The prediction a plan made."""
+    return _prediction(table(run.plan.get("prediction")))
+
+
+def forecasts(run: RunRecord) -> list[tuple[float, Prediction]]:
+    """What was foretold while the run was under way, with the step at which."""
+    told = [
+        (number(event.get("step")), _prediction(event))
+        for event in run.events
+        if event.get("event") == "forecast"
+    ]
+    return [(step, found) for step, found in told if step is not None and found is not None]
+
+
+def other_budgets(run: RunRecord) -> list[tuple[str, Prediction]]:
+    """What the plan says other budgets would reach, by their names."""
+    told = [(str(name), _prediction(table(one))) for name, one in table(run.plan.get("with")).items()]
+    return [(name, found) for name, found in told if found is not None]
+
+
+def _prediction(told: Table) -> Prediction | None:
+    value, low, high = (number(told.get(key)) for key in ("value", "low", "high"))
+    if value is None or low is None or high is None:
         return None
-    if value is None:
-        value = (low + high) / 2
-    return Prediction(
-        metric, value, min(low, high), max(low, high), _first(inner, "level", "coverage") or 0.8
-    )
+    metric, level = text(told.get("metric")) or "bits_per_byte", number(told.get("level")) or 0.8
+    return Prediction(metric, value, min(low, high), max(low, high), level)
 
 
 def state_of(run: RunRecord) -> tuple[str, str]:
@@ -208,10 +217,6 @@ def baselines(run: RunRecord) -> list[tuple[str, Table]]:
         else ((text(table(one).get("name")), one) for one in rows(told))
     )
     return [(str(name), dict(numbers(one))) for name, one in named if numbers(one)]
-
-
-def _first(values: Table, *names: str) -> float | None:
-    return next((found for name in names if (found := number(values.get(name))) is not None), None)
 
 
 def _is_share(metric: str, value: float) -> bool:

@@ -10,7 +10,14 @@ from steepest.report import charts, facts
 from steepest.report.heat_map import gradient_flow_figure, update_figure
 from steepest.report.ladder_chart import ladder_figure
 from steepest.report.reading import RunRecord, read_run
-from steepest.report.sections import baseline_table, command_lines, event_table, sample_blocks, verdict_list
+from steepest.report.sections import (
+    baseline_table,
+    budget_table,
+    command_lines,
+    event_table,
+    sample_blocks,
+    verdict_list,
+)
 from steepest.runs import RunFolder, write_atomically
 
 HERE = Path(__file__).parent
@@ -54,6 +61,7 @@ def run_page(run: RunRecord) -> str:
         _section("Health", verdict_list(run)),
         _section("Training", figure_grid(drawn)),
         _section("Figures on held-out data", baseline_table(run)),
+        _section("What other budgets would reach", budget_table(run)),
         _section("Written by the model", sample_blocks(run)),
         _section("Events", event_table(run)),
         _section("Repeat it", command_lines(run)),

@@ -60,6 +60,23 @@ def baseline_table(run: RunRecord) -> str:
     return f'<div class="scroll"><table><tr><th>metric</th><th class="right">this run</th>{names}</tr>{"".join(lines)}</table></div>'
 
 
+def budget_table(run: RunRecord) -> str:
+    """What other budgets would reach, as the plan foretold."""
+    own, others = facts.prediction_of(run), facts.other_budgets(run)
+    if own is None or not others:
+        return ""
+    lines = [
+        f'<tr><td>{escape(name)}</td><td class="right">{plain(one.value)}</td>'
+        f'<td class="right">{plain(one.low)} to {plain(one.high)}</td></tr>'
+        for name, one in [("as asked", own), *others]
+    ]
+    head = (
+        f'<tr><th>budget</th><th class="right">{escape(facts.spoken(own.metric))}</th>'
+        f'<th class="right">{own.level:.0%} interval</th></tr>'
+    )
+    return f'<div class="scroll"><table>{head}{"".join(lines)}</table></div>'
+
+
 def sample_blocks(run: RunRecord) -> str:
     """Texts the model wrote, the last one open, earlier ones folded away."""
     earlier = [record for record in run.others + run.evaluations + run.events if text(record.get("sample"))]
