@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from steepest.api import (
+        Plan,
         TrainedRun,
         load,
+        plan,
         resume,
         rewind,
+        scores,
         train,
     )
     from steepest.checkpoint import (
@@ -88,7 +91,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _ROOMS = {
-    "steepest.api": ("TrainedRun", "load", "resume", "rewind", "train"),
+    "steepest.api": ("Plan", "TrainedRun", "load", "plan", "resume", "rewind", "scores", "train"),
     "steepest.checkpoint": ("load_checkpoint", "newest_whole", "save_checkpoint"),
     "steepest.data": (
         "Batches",

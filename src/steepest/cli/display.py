@@ -85,6 +85,14 @@ class Display:
                   f"measured; training in {dtype}")  # fmt: skip
 
     def _on_run(self, folder: Any, config: Any, plan: dict[str, Any], resumed_at: int | None = None) -> None:
+        self._on_plan(config, plan)
+        if resumed_at is not None:
+            self.line("resumed", f"at step {resumed_at:,}")
+        self.line("run", str(folder.path))
+        self.task = None
+        self._shown = time.monotonic()
+
+    def _on_plan(self, config: Any, plan: dict[str, Any]) -> None:
         model, train = config.model, config.train
         self.line("model", f"{model.depth} layers x {model.width} wide, context {model.context}, "
                   f"{in_count(plan['parameters'])} parameters")  # fmt: skip
@@ -92,11 +100,7 @@ class Display:
         self.line("plan", f"{budget}: about {in_count(plan['tokens'])} tokens ({plan['epochs']:.1f} epochs), batch "
                   f"{config.batches.batch_tokens:,} tokens, {config.optim.optimizer} at {config.optim.lr:.2g}")  # fmt: skip
         self._show_memory(plan.get("memory"))
-        if resumed_at is not None:
-            self.line("resumed", f"at step {resumed_at:,}")
-        self.line("run", str(folder.path))
-        self.task = None
-        self._shown = time.monotonic()
+        self._show_promise(plan)
 
     def _show_memory(self, memory: dict[str, Any] | None) -> None:
         if not memory:
@@ -109,6 +113,37 @@ class Display:
             for one in memory["considered"][1:]:
                 self.line("", f"{in_bytes(one['predicted']):>10}  micro-batches of {one['micro_batch']}, "
                           f"{one['recompute_blocks']} recomputed, {one['allocator']}: {one['reason']}")  # fmt: skip
+
+    def _on_ladder(self, rungs: Any, seconds: float, reused: int) -> None:
+        found = f", {reused} of them found finished" if reused else ""
+        self.line("ladder", f"{len(rungs)} small runs planned{found}, {duration(seconds)} at most")
+
+    def _on_rung(self, finished: Any, left: float) -> None:
+        rung = finished.rung
+        rate = "" if rung.multiplier == 1 else f", rate x {rung.multiplier:.3g}"
+        again = "" if rung.seed == 0 else f", seed {rung.seed}"
+        self.line("", f"{rung.depth} x {rung.width}, {in_count(rung.n)} parameters, {in_count(finished.tokens)} tokens"
+                  f"{rate}{again}: {finished.part['bits_per_byte']:.3f} bits/byte in {finished.seconds:.1f}s")  # fmt: skip
+
+    def _show_promise(self, plan: dict[str, Any]) -> None:
+        if ladder := plan.get("ladder"):
+            points = ladder["points"]
+            sizes = len({point["n"] for point in points if point["passed"]})
+            passed = sum(point["passed"] for point in points)
+            share = f" ({ladder['seconds'] / plan['time']:.0%} of the budget)" if plan.get("time") else ""
+            self.line(
+                "ladder",
+                f"{passed} of {len(points)} points count, {sizes} sizes, {duration(ladder['seconds'])}{share}",
+            )
+        if reason := plan.get("unpredictable"):
+            self.line("predicted", f"nothing: {reason}; a forecast follows during the run")
+        if told := plan.get("prediction"):
+            self.line("predicted", f"{told['value']:.3f} bits per byte (80% interval {told['low']:.3f} to {told['high']:.3f}, "
+                      f"95% {told['low95']:.3f} to {told['high95']:.3f}), {told['extrapolation']:.0f} times the largest "
+                      "small run's compute")  # fmt: skip
+            self.line(
+                "with", " · ".join(f"{name} {other['value']:.3f}" for name, other in plan["with"].items())
+            )
 
     # -- during training ------------------------------------------------------------------------------
 
@@ -152,6 +187,13 @@ class Display:
 
     def _on_evaluation(self, record: dict[str, Any]) -> None:
         self._held_out = record["evaluation"].get("bits_per_byte", math.nan)
+
+    def _on_forecast(self, mark: float, **found: Any) -> None:
+        if "value" in found:
+            self.line("forecast", f"at {mark:.0%}: {found['value']:.3f} bits per byte (80% interval {found['low']:.3f} to "
+                      f"{found['high']:.3f})")  # fmt: skip
+        else:
+            self.line("forecast", f"at {mark:.0%}: none, {found['reason']}")
 
     def _on_event(self, event: str, **fields: Any) -> None:
         if event in QUIET_EVENTS:

@@ -73,6 +73,15 @@ def train(
     keep: Annotated[int | None, typer.Option(help="Newest checkpoints to keep, besides the best.")] = None,
     config: Annotated[Path | None, typer.Option(help="A TOML file with the tables of run.toml.")] = None,
     changes: Set = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="Carry out this plan.json (see steepest plan), as it is.")
+    ] = None,
+    ladder: Annotated[
+        bool,
+        typer.Option(
+            "--ladder/--no-plan", help="Plan with small runs first, or take the size from speed alone."
+        ),
+    ] = True,
     runs: Runs = Path("runs"),
     cache: Cache = None,
 ) -> None:
@@ -120,6 +129,8 @@ def train(
             cache=cache,
             config=config,
             overrides=[*given, *(changes or [])],
+            plan=plan,
+            ladder=ladder,
             listen=display,
             started=began,
         )
@@ -223,6 +234,11 @@ def _conclude(run: Any, runs: Path) -> None:
                 f"top-1 accuracy {metrics['accuracy']:.1%}"
             )
         print(f"{'':<10}{others}, {trained}")
+    if run.score is not None:
+        from steepest.cli.plan import told_score
+
+        for line in told_score(run.score):
+            print(f"{'':<10}{line}")
     if sample := result.conclusion.get("sample"):
         print("\nwritten by the model:\n\n    " + sample.strip("\n").replace("\n", "\n    "))
     print(

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 from steepest.errors import ConfigError
 from steepest.optim.config import OptimConfig
-from steepest.optim.schedules import Decision, Shape, piecewise, step_schedule
+from steepest.optim.schedules import Decision, Shape, cooldown_share, piecewise, step_schedule
 from steepest.train.pace import Event, Pace, StepTimeWatch
 
 LATE = 0.01  # share of the budget by which the projected end may lie beyond it
@@ -137,7 +137,7 @@ class DeadlineController:
             raise ConfigError(f"a time budget must be more than 0 seconds; got {seconds:g}")
         self.seconds = seconds
         self._warmup = config.warmup
-        self._cooldown = {"wsd": config.cooldown, "constant": 0.0}.get(config.schedule, 1 - config.warmup)
+        self._cooldown = cooldown_share(config)
         self._final = None if config.schedule == "constant" else config.final_lr
         self._cosine = config.schedule == "cosine"
         self._clock = clock

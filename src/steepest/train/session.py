@@ -4,7 +4,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from steepest.train.evaluate import evaluate
 from steepest.train.footprint import subject_of
 from steepest.train.health_watch import HealthWatch
 from steepest.train.kinds import Kind
-from steepest.train.loop import Record, run_loop
+from steepest.train.loop import Hook, Record, run_loop
 from steepest.train.memory_watch import MemoryWatch
 from steepest.train.metrics import MetricsLog
 from steepest.train.run import Listener, RunConfig, resolve_autocast, sequences_per_step
@@ -58,6 +58,7 @@ class Session:
         kind: what is particular to the objective: how it ends, what is said of it.
         started: ``time.monotonic()`` when the command began; the budget counts from there.
         listen: called with an event's name and fields; the command line prints them.
+        hooks: more of them, each called after its number of steps.
     """
 
     def __init__(
@@ -70,9 +71,10 @@ class Session:
         *,
         started: float,
         listen: Listener = lambda name, fields: None,
+        hooks: Sequence[Hook] = (),
     ) -> None:
         self.config, self.folder, self.state = config, folder, state
-        self.examples, self.kind, self.listen = examples, kind, listen
+        self.examples, self.kind, self.listen, self.hooks = examples, kind, listen, hooks
         self.objective = state.objective
         self.device = next(self.objective.parameters()).device
         self.autocast = resolve_autocast(config, self.device)
@@ -116,6 +118,7 @@ class Session:
                         (1, self.health),
                         (1, self._evaluate_when_due),
                         (1, self._save_when_due),
+                        *self.hooks,
                     ],
                     interrupted=lambda: self.signal is not None,
                     device=self.device,
