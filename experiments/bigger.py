@@ -12,13 +12,13 @@ import numpy as np
 from claim import FAILS, HOLDS, PARTLY, canvas, conclude, train
 from scipy.optimize import least_squares
 
-WIDTHS, STEPS, SHORTER = (16, 32, 48, 64, 96, 128), 400, (50, 100, 200)
+WIDTHS, STEPS, SHORTER = (16, 32, 48, 64, 96, 128), 200, (40, 70, 120)
 SEEDS = (0, 1)
 
 
 def reach(width: int, steps: int, seed: int) -> tuple[float, float, float]:
     """Parameters, tokens, and held-out nats per byte."""
-    run = train("python-stdlib", steps, f"model.width={width}", "model.head_dim=16", "optim.optimizer=adamw",
+    run = train("python-docs", steps, f"model.width={width}", "model.head_dim=16", "optim.optimizer=adamw",
                 "train.evaluations=0", seed=seed)  # fmt: skip
     size = sum(p.numel() for p in run.objective.parameters() if p.ndim > 1)
     return size, 1024 * steps, run.metrics["loss"]
@@ -87,7 +87,7 @@ def main() -> None:
         title=f"{STEPS * 1024:,} tokens",
     )
     one = np.array([run[0] == 64 for run in runs])
-    d = np.geomspace(40_000, 600_000, 60)
+    d = np.geomspace(30_000, 300_000, 60)
     by_tokens.plot(points[one, 1], points[one, 2], "o", color="C1")
     by_tokens.plot(d, law(x, np.full_like(d, sizes[64]), d), "-", color="C1")
     by_tokens.set(xscale="log", yscale="log", xlabel="tokens", title=f"{sizes[64]:,.0f} parameters")

@@ -76,6 +76,9 @@ class TrainConfig(RoomConfig):
     expected_tokens: int | None = Field(
         None, ge=1, description="tokens the time is expected to buy; measured"
     )
+    samples: int | None = Field(
+        None, ge=0, description="short samples during the run; none: 3 in runs of two minutes or more"
+    )
     sample_tokens: int = Field(200, ge=0, description="length of the sample written at the end")
 
     @field_validator("memory", mode="before")
@@ -117,6 +120,7 @@ def compose(
     """
     device = resolve_device(config.train.device)
     check_trackers(config.train.trackers)
+    torch.manual_seed(config.train.seed)  # dropout, also in a process that has drawn before
     trunk = Transformer(
         config.model,
         generator=torch.Generator().manual_seed(config.train.seed),

@@ -21,6 +21,7 @@ from steepest.runs import RunFolder
 from steepest.train.deadline import DeadlineController
 from steepest.train.evaluate import evaluate
 from steepest.train.footprint import subject_of
+from steepest.train.glimpses import Glimpses
 from steepest.train.health_watch import HealthWatch
 from steepest.train.kinds import Kind
 from steepest.train.loop import Hook, Record, run_loop
@@ -90,6 +91,12 @@ class Session:
         self.health = HealthWatch(
             config, log=self.log.append, event=self._event, micro_batch=lambda: self.memory.micro_batch
         )
+        self.glimpses = Glimpses(
+            config,
+            write=lambda tokens: kind.write(self.objective, config, tokens),
+            progress=lambda state: self._progress(state)[0],
+            log=self.log.append,
+        )
         self.signal: int | None = None
         self._fresh = True
         self._saved_at = time.monotonic()
@@ -118,6 +125,7 @@ class Session:
                         (1, self.health),
                         (1, self._evaluate_when_due),
                         (1, self._save_when_due),
+                        (1, self.glimpses),
                         *self.hooks,
                     ],
                     interrupted=lambda: self.signal is not None,

@@ -52,6 +52,16 @@ class Kind(ABC):
     def save(self, folder: RunFolder) -> None:
         """Write what the run needs besides config and weights into its folder."""
 
+    def write(
+        self,
+        objective: Objective,
+        config: RunConfig,
+        tokens: int,
+        out_of_time: Callable[[], bool] = lambda: False,
+    ) -> str:
+        """A text of so many tokens, written by the model; nothing, if it writes none. The mode is put back."""
+        return ""
+
     def conclude(
         self, objective: Objective, examples: Examples, config: RunConfig, out_of_time: Callable[[], bool]
     ) -> dict[str, Any]:
