@@ -9,7 +9,7 @@ from steepest.report.reading import RunRecord, Table, number, numbers, rows, tab
 from steepest.report.scale import plain
 from steepest.units import duration, in_bytes, in_count
 
-SPOKEN = {"loss": "nats per token", "bits_per_byte": "bits per byte"}
+SPOKEN = {"loss": "nats", "bits_per_byte": "bits per byte"}
 LOWER_IS_BETTER = ("loss", "bits_per_byte", "perplexity", "log_loss", "calibration", "error", "distance")
 
 
@@ -202,7 +202,8 @@ def other_metrics(run: RunRecord) -> list[tuple[str, str]]:
         numbers(run.evaluations[-1].get("evaluation")) if run.evaluations else {}
     )
     return [
-        ("loss, nats" if name == "loss" else spoken(name), f"{value:.4g}") for name, value in held_out.items()
+        ("loss, in nats" if name == "loss" else spoken(name), f"{value:.4g}")
+        for name, value in held_out.items()
     ]
 
 

@@ -31,6 +31,8 @@ def verdict_list(run: RunRecord) -> str:
             (kind, layer),
             f'<li class="warn"><div class="do">{escape(place)}</div><div>{escape(sentence)}</div></li>',
         )
+    for warning in filter(None, map(text, rows(run.result.get("warnings")))):
+        shown.setdefault((warning, ""), f'<li class="warn"><div>{escape(warning)}</div></li>')
     if shown:
         return f'<ul class="verdicts">{"".join(shown.values())}</ul>'
     probes = sum("gradient_flow" in record for record in run.others + run.steps)
@@ -45,7 +47,7 @@ def baseline_table(run: RunRecord) -> str:
     own, beside = facts.other_metrics(run), facts.baselines(run)
     if not own:
         return ""
-    intervals = table(run.result.get("intervals"))
+    intervals = table(run.result.get("intervals")) or {facts.target_metric(run): run.result.get("interval")}
     names = "".join(f'<th class="right">{escape(name)}</th>' for name, _ in beside)
     lines = []
     for name, value in own:
