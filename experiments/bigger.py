@@ -13,7 +13,7 @@ from claim import FAILS, HOLDS, PARTLY, canvas, conclude, train
 from scipy.optimize import least_squares
 
 WIDTHS, STEPS, SHORTER = (16, 32, 48, 64, 96, 128), 200, (40, 70, 120)
-SEEDS = (0, 1)
+SEEDS, TOKENS = (0, 1), 512
 
 
 def reach(width: int, steps: int, seed: int) -> tuple[float, float, float]:
@@ -21,7 +21,7 @@ def reach(width: int, steps: int, seed: int) -> tuple[float, float, float]:
     run = train("python-docs", steps, f"model.width={width}", "model.head_dim=16", "optim.optimizer=adamw",
                 "train.evaluations=0", seed=seed)  # fmt: skip
     size = sum(p.numel() for p in run.objective.parameters() if p.ndim > 1)
-    return size, 1024 * steps, run.metrics["loss"]
+    return size, TOKENS * steps, run.metrics["loss"]
 
 
 def fit(points: np.ndarray) -> np.ndarray:
@@ -71,23 +71,25 @@ def main() -> None:
         for width in WIDTHS
     }
     sizes = {width: points[runs.index((width, STEPS, 0))][0] for width in WIDTHS}
-    rows = [(f"width {width}", f"{sizes[width]:,.0f}", STEPS * 1024, float(means[width])) for width in WIDTHS]
-    rows += [("width 64", f"{sizes[64]:,.0f}", steps * 1024,
+    rows = [
+        (f"width {width}", f"{sizes[width]:,.0f}", STEPS * TOKENS, float(means[width])) for width in WIDTHS
+    ]
+    rows += [("width 64", f"{sizes[64]:,.0f}", steps * TOKENS,
               float(np.mean([p[2] for run, p in zip(runs, points, strict=True) if run[:2] == (64, steps)]))) for steps in SHORTER]  # fmt: skip
     figure, (by_size, by_tokens) = canvas(2)
     full = np.array([run[1] == STEPS for run in runs])
     n = np.geomspace(min(sizes.values()) / 1.3, max(sizes.values()) * 1.3, 60)
     by_size.plot(points[full, 0], points[full, 2], "o")
-    by_size.plot(n, law(x, n, np.full_like(n, STEPS * 1024.0)), "-", color="C0")
+    by_size.plot(n, law(x, n, np.full_like(n, float(STEPS * TOKENS))), "-", color="C0")
     by_size.set(
         xscale="log",
         yscale="log",
         xlabel="parameters",
         ylabel="held-out nats per byte",
-        title=f"{STEPS * 1024:,} tokens",
+        title=f"{STEPS * TOKENS:,} tokens",
     )
     one = np.array([run[0] == 64 for run in runs])
-    d = np.geomspace(30_000, 300_000, 60)
+    d = np.geomspace(15_000, 150_000, 60)
     by_tokens.plot(points[one, 1], points[one, 2], "o", color="C1")
     by_tokens.plot(d, law(x, np.full_like(d, sizes[64]), d), "-", color="C1")
     by_tokens.set(xscale="log", yscale="log", xlabel="tokens", title=f"{sizes[64]:,.0f} parameters")

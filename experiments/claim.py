@@ -92,12 +92,12 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def train(text: Path | str, steps: int, *settings: str, seed: int = 0) -> Any:
     """A small transformer on bytes, trained with ``steepest.train`` into a folder that is thrown away.
 
-    Two blocks of width 64, context 64, 1,024 tokens a step; ``settings`` such as "optim.lr=1e-3" change that. Returns
+    Two blocks of width 64, context 64, 512 tokens a step; ``settings`` such as "optim.lr=1e-3" change that. Returns
     the run; its metric lines are in ``run.lines`` (the folder is gone).
     """
     import steepest
 
-    base = ["tokenizer.kind=bytes", "model.depth=2", "model.width=64", "model.context=64", "batches.batch_tokens=1024",
+    base = ["tokenizer.kind=bytes", "model.depth=2", "model.width=64", "model.context=64", "batches.batch_tokens=512",
             "train.dtype=float32", "train.device=cpu", "train.sample_tokens=0", "train.threads=1", "health.every=0",
             f"train.seed={seed}", f"batches.seed={seed}"]  # fmt: skip
     with tempfile.TemporaryDirectory() as place:

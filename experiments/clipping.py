@@ -13,7 +13,7 @@ from torch import Tensor
 
 import steepest
 
-STEPS, RATE, GOAL = 400, 0.5, 1e-4
+STEPS, RATE, GOAL = 300, 0.5, 1e-4
 BOUNDS = (None, 10.0, 1.0, 0.1)
 
 

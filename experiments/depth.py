@@ -15,7 +15,7 @@ import torch
 from claim import FAILS, HOLDS, PARTLY, canvas, conclude
 from torch import Tensor
 
-LAYERS, UNITS, NETWORKS = (1, 2, 4, 8, 16), 128, 20
+LAYERS, UNITS, NETWORKS = (1, 2, 4, 8, 16), 128, 12
 
 
 def tent_pieces(depth: int) -> int:
@@ -46,7 +46,7 @@ def line_pieces(depth: int, dice: torch.Generator) -> int:
     return 1 + int((active[1:] != active[:-1]).any(dim=1).sum())
 
 
-def curve_lengths(spread: float, dice: torch.Generator, *, width: int = 256, depth: int = 12) -> list[float]:
+def curve_lengths(spread: float, dice: torch.Generator, *, width: int = 128, depth: int = 12) -> list[float]:
     """Length of a circle's image after every layer of tanh, over that of the circle."""
     angle = torch.linspace(0, 2 * math.pi, 4_001, dtype=torch.float64)
     axes = torch.linalg.qr(torch.randn(width, 2, generator=dice, dtype=torch.float64))[0] * width**0.5

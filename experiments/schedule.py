@@ -1,13 +1,13 @@
 """A rate that falls against one that stays, each at its best peak, for the same number of steps.
 
-A small transformer on the bytes of Python's language reference; held-out bits per byte after 150 steps of AdamW, two seeds.
+A small transformer on the bytes of Python's language reference; held-out bits per byte after 160 steps of AdamW, two seeds.
 """
 
 from statistics import mean
 
 from claim import FAILS, HOLDS, PARTLY, canvas, conclude, train
 
-STEPS, SEEDS = 150, (0, 1)
+STEPS, SEEDS = 160, (0, 1)
 RATES = (4e-3, 8e-3, 1.6e-2)
 SCHEDULES = {"constant": ("optim.schedule=constant",), "linear to zero": ("optim.schedule=linear",),
              "cosine to zero": ("optim.schedule=cosine",)}  # fmt: skip

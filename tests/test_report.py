@@ -76,10 +76,10 @@ def test_the_page_says_what_the_files_say(tmp_path: Path) -> None:
     page = write_report(folder).read_text()
     said = words_of(page)
     assert f"{in_bits(2.6):.3f} bits per byte in 1m00s" in said
-    assert "Inside the predicted interval (1.4 to 1.6)." in said
+    assert "Inside the predicted interval (1.400 to 1.600)." in said
     assert "Asked: 1m00s of training on corpus.txt." in said
     for expected in ("Held-out loss is 0.3 above training loss; use more text.", "step skipped", "horizon fixed",
-                     "410.0 MB", "6 layers x 96 wide", "Once <b>upon</b> a time", "6 points of 2 sizes", "2x time 1.42 1.3 to 1.5",
+                     "410.0 MB", "6 layers x 96 wide", "Once <b>upon</b> a time", "6 points of 2 sizes", "2x time 1.420 1.300 to 1.500",
                      f"steepest train --config {folder.path}/run.toml --steps {STEPS}"):  # fmt: skip
         assert expected in said, expected
     assert "1 step skipped" in said and "could not be drawn" not in said
@@ -263,9 +263,9 @@ def test_comparison_names_the_best_and_what_differs(tmp_path: Path) -> None:
     good, bad = write_run(tmp_path, name="good"), write_run(tmp_path, name="bad", lr=0.1, shift=0.5)
     page = write_comparison([bad, good], tmp_path / "comparison.html").read_text()
     said = words_of(page)
-    assert "good reached 1.5 bits per byte" in said
+    assert "good reached 1.500 bits per byte" in said
     assert re.findall(r"<td><code>([^<]*)</code></td>(?:<td>([^<]*)</td>)*", page) == [("optim.lr", "0.003")]
-    assert re.findall(r'class="right best">([^<]*)', page) == ["1.5"]
+    assert re.findall(r'class="right best">([^<]*)', page) == ["1.500"]
     assert [len(pixels(page, name)) for name in ("good", "bad")] == [STEPS // 20 + 1] * 2
 
 

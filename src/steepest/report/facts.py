@@ -37,6 +37,15 @@ def spoken(metric: str) -> str:
     return SPOKEN.get(metric, metric.replace("_", " "))
 
 
+def figure(value: float) -> str:
+    """A loss or metric with three decimals, where that is its size.
+
+    >>> figure(1.5), figure(17.471), figure(0.00012)
+    ('1.500', '17.471', '1.2e-4')
+    """
+    return f"{value:.3f}" if 0.1 <= abs(value) < 100 else plain(value)
+
+
 def lower_is_better(metric: str) -> bool:
     """Whether less is better: losses and errors, by their names."""
     return any(part in metric for part in LOWER_IS_BETTER)
@@ -148,9 +157,9 @@ def outcome(run: RunRecord) -> tuple[str, str] | None:
     prediction, found = prediction_of(run), reached(run)
     if prediction is None or found is None or prediction.metric != found[0]:
         return None
-    interval = f"{plain(prediction.low)} to {plain(prediction.high)}"
+    interval = f"{figure(prediction.low)} to {figure(prediction.high)}"
     if not run.finished:
-        return f"predicted {plain(prediction.value)} ({prediction.level:.0%} interval {interval})", "plain"
+        return f"predicted {figure(prediction.value)} ({prediction.level:.0%} interval {interval})", "plain"
     if prediction.holds(found[1]):
         return f"inside the predicted interval ({interval})", "good"
     better = (found[1] < prediction.low) == lower_is_better(found[0])
@@ -169,8 +178,8 @@ def key_figures(run: RunRecord) -> list[tuple[str, str, str]]:
         found.append(
             (
                 "predicted",
-                plain(prediction.value),
-                f"{prediction.level:.0%}: {plain(prediction.low)} to {plain(prediction.high)}",
+                figure(prediction.value),
+                f"{prediction.level:.0%}: {figure(prediction.low)} to {figure(prediction.high)}",
             )
         )
     seconds, budget = number(last.get("seconds")), number(table(run.config.get("train")).get("time"))

@@ -9,7 +9,7 @@ from pathlib import Path
 from steepest.report import charts, facts
 from steepest.report.heat_map import gradient_flow_figure, update_figure
 from steepest.report.ladder_chart import ladder_figure
-from steepest.report.reading import RunRecord, read_run
+from steepest.report.reading import RunRecord, read_run, text
 from steepest.report.sections import (
     baseline_table,
     budget_table,
@@ -50,7 +50,9 @@ def run_page(run: RunRecord) -> str:
     """The page of a run."""
     state, colour = facts.state_of(run)
     outcome = facts.outcome(run)
+    reason = text(run.plan.get("unpredictable"))
     lead = [facts.asked(run), f"{outcome[0][0].upper()}{outcome[0][1:]}." if outcome else ""]
+    lead.append(f"No loss was predicted: {reason}." if reason and not outcome else "")
     drawn = [figure for draw in FIGURES if (figure := _safely(draw, run)) is not None]
     body = [
         f'<div class="eyebrow">{MARK}<span>steepest</span><span>{escape(run.name)}</span>{badge(state, colour)}'
