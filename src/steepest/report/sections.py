@@ -90,7 +90,7 @@ def sample_blocks(run: RunRecord) -> str:
     if final := text(run.result.get("sample")).strip():
         shown.append(("at the end", final))
     parts = [
-        f"<div><h3>{name}</h3><pre class='text'>{escape(words.strip())}</pre></div>" for name, words in shown
+        f"<div><h4>{name}</h4><pre class='text'>{escape(words.strip())}</pre></div>" for name, words in shown
     ]
     return f'<div class="samples">{"".join(parts)}</div>' if parts else ""
 
