@@ -9,7 +9,7 @@ for its width. The law is fitted to all points; intervals of the exponents from 
 from itertools import pairwise
 
 import numpy as np
-from claim import FAILS, HOLDS, PARTLY, canvas, conclude, train
+from claim import COLOURS, FAILS, HOLDS, PARTLY, canvas, conclude, train
 from scipy.optimize import least_squares
 
 WIDTHS, STEPS, SHORTER = (16, 32, 48, 64, 96, 128), 200, (40, 70, 120)
@@ -80,7 +80,7 @@ def main() -> None:
     full = np.array([run[1] == STEPS for run in runs])
     n = np.geomspace(min(sizes.values()) / 1.3, max(sizes.values()) * 1.3, 60)
     by_size.plot(points[full, 0], points[full, 2], "o")
-    by_size.plot(n, law(x, n, np.full_like(n, float(STEPS * TOKENS))), "-", color="C0")
+    by_size.plot(n, law(x, n, np.full_like(n, float(STEPS * TOKENS))), "-", color=COLOURS[0])
     by_size.set(
         xscale="log",
         yscale="log",
@@ -90,8 +90,8 @@ def main() -> None:
     )
     one = np.array([run[0] == 64 for run in runs])
     d = np.geomspace(15_000, 150_000, 60)
-    by_tokens.plot(points[one, 1], points[one, 2], "o", color="C1")
-    by_tokens.plot(d, law(x, np.full_like(d, sizes[64]), d), "-", color="C1")
+    by_tokens.plot(points[one, 1], points[one, 2], "o", color=COLOURS[1])
+    by_tokens.plot(d, law(x, np.full_like(d, sizes[64]), d), "-", color=COLOURS[1])
     by_tokens.set(xscale="log", yscale="log", xlabel="tokens", title=f"{sizes[64]:,.0f} parameters")
     losses = [means[width] for width in WIDTHS]
     falling = all(a > b for a, b in pairwise(losses))

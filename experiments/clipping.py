@@ -8,7 +8,7 @@ one plain step throws the weights far away. Gradient descent from 100 random sta
 """
 
 import torch
-from claim import FAILS, HOLDS, PARTLY, canvas, conclude
+from claim import COLOURS, FAILS, HOLDS, PARTLY, canvas, conclude
 from torch import Tensor
 
 import steepest
@@ -62,14 +62,16 @@ def main() -> None:
     figure, (map_, curve) = canvas(2)
     w, b = torch.meshgrid(torch.linspace(0, 12, 240), torch.linspace(-7, 0, 240), indexing="xy")
     map_.contourf(w, b, loss(w, b), levels=20, cmap="Greys", alpha=0.6)
-    for bound, colour in ((None, "C1"), (1.0, "C0")):
+    for bound, colour in ((None, COLOURS[1]), (1.0, COLOURS[0])):
         path = found[bound][0][:, worst]
         map_.plot(path[:, 0], path[:, 1], ".-", color=colour, markersize=3, linewidth=0.9,
                   label="not clipped" if bound is None else f"clipped at {bound:g}")  # fmt: skip
     map_.plot(*starts[worst].tolist(), "o", color="black", markersize=5)
     map_.set(xlim=(0, 12), ylim=(-7, 0), xlabel="w", ylabel="b", title="one start; dark is high")
     map_.legend(fontsize=8)
-    curve.bar([str(bound or "none") for bound in BOUNDS], [arrived[bound] for bound in BOUNDS], color="C0")
+    curve.bar(
+        [str(bound or "none") for bound in BOUNDS], [arrived[bound] for bound in BOUNDS], color=COLOURS[0]
+    )
     curve.set(
         xlabel="bound of the gradient's norm", ylabel=f"starts that reach {GOAL:g}, %", title="100 starts"
     )

@@ -6,7 +6,7 @@ loss and accuracy are measured on the same text; three seeds.
 
 from statistics import mean
 
-from claim import FAILS, HOLDS, canvas, conclude, excerpt, train
+from claim import COLOURS, FAILS, HOLDS, canvas, conclude, excerpt, train
 
 STEPS, SEEDS = 700, (0, 1, 2)
 
@@ -27,9 +27,11 @@ def main() -> None:
     figure, (loss, accuracy) = canvas(2)
     for i, points in enumerate(curves):
         for axes, column, pick in ((loss, 1, min), (accuracy, 2, max)):
-            axes.plot([p[0] for p in points], [p[column] for p in points], color=f"C{i}", label=f"seed {i}")
+            axes.plot(
+                [p[0] for p in points], [p[column] for p in points], color=COLOURS[i], label=f"seed {i}"
+            )
             best = pick(points, key=lambda p, column=column: p[column])
-            axes.plot(best[0], best[column], "o", color=f"C{i}")
+            axes.plot(best[0], best[column], "o", color=COLOURS[i])
     loss.set(xlabel="step", ylabel="held-out loss, nats per byte", title="lowest loss")
     accuracy.set(xlabel="step", ylabel="held-out accuracy", title="highest accuracy")
     loss.legend(fontsize=8)

@@ -8,7 +8,7 @@ Every rate of a fine grid starts at the same point; steps until f < 1e-3 are cou
 import math
 
 import torch
-from claim import HOLDS, PARTLY, canvas, conclude
+from claim import COLOURS, HOLDS, PARTLY, canvas, conclude
 
 LIMIT, GOAL = 6_000, 1e-3
 
@@ -73,7 +73,7 @@ def main() -> None:
     map_.set(xlim=(-1.7, 1.7), ylim=(-0.8, 2.2), title="first 400 steps")
     map_.legend(fontsize=8, loc="lower right")
     curve.plot(list(arrived), list(arrived.values()), "o-")
-    curve.axvspan(max(arrived) * 1.01, rates[-1], alpha=0.15, color="C3")
+    curve.axvspan(max(arrived) * 1.01, rates[-1], alpha=0.15, color=COLOURS[1])
     curve.text(max(arrived) * 1.2, min(arrived.values()) * 2, "never arrives", fontsize=8)
     curve.set(
         xscale="log",
@@ -82,15 +82,17 @@ def main() -> None:
         ylabel=f"steps until f < {GOAL:g}",
         title="every rate",
     )
-    slow = steps["too small"] or LIMIT
-    worse = [steps[name] is None for name in ("a little too large", "far too large")]
-    ok = slow > 10 * arrived[right] and worse[1] and max(arrived) < rates[-1]
+    slow, worse = (
+        steps["too small"],
+        [steps[name] is None for name in ("a little too large", "far too large")],
+    )
+    crawls = slow is None or slow > 10 * arrived[right]
     conclude(
         "Gradient descent with too small a rate crawls, with the right one arrives, with too large a one bounces or diverges.",
-        HOLDS if ok and all(worse) else PARTLY,
+        HOLDS if crawls and all(worse) and heights[-1, 3] > 1e6 else PARTLY,
         f"The right rate, {right:.2g}, arrives in {arrived[right]:,} steps; a thirtieth of it needs "
-        f"{slow:,}{' or more' if steps['too small'] is None else ''}; above {max(arrived):.2g} no rate arrives. The cliff is "
-        f"close: the best rate is only {math.sqrt(2):.1f} to 2 times below the first that fails.",
+        f"{f'{slow:,}' if slow else f'more than {LIMIT:,}'}; above {max(arrived):.2g} no rate arrives. The cliff is "
+        f"close: the best rate is only {math.sqrt(2):.1f} times below the first that fails.",
         ("rate is", "rate", "steps to arrive", "height at the end"), rows, figure,
         scan={f"{lr:.4g}": steps for lr, steps in scanned.items()},
     )  # fmt: skip

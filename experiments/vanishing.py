@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable
 
 import torch
-from claim import HOLDS, PARTLY, canvas, conclude
+from claim import COLOURS, HOLDS, PARTLY, canvas, conclude
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, layer_norm
 
@@ -105,7 +105,7 @@ def main() -> None:
     for kind in STACKS:
         flow.plot(range(65), [max(ratio, 1e-32) for ratio in ratios[kind][64]], label=kind)
         learned.plot(DEPTHS, [right[kind][depth] for depth in DEPTHS], "o-", label=kind)
-    flow.axhspan(1 / 30, 30, alpha=0.12, color="C2")
+    flow.axhspan(1 / 30, 30, alpha=0.12, color=COLOURS[2])
     flow.set(
         yscale="log",
         ylim=(1e-32, 1e12),

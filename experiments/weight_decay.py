@@ -5,7 +5,7 @@ A small transformer reads 16 kB of text about 13 times; three seeds; loss over t
 
 from statistics import mean
 
-from claim import FAILS, HOLDS, PARTLY, canvas, conclude, excerpt, train
+from claim import COLOURS, FAILS, HOLDS, PARTLY, canvas, conclude, excerpt, train
 
 STEPS, SEEDS, DECAYS = 400, (0, 1, 2), (0.0, 1.0, 3.0)
 
@@ -31,7 +31,9 @@ def main() -> None:
     for i, name in enumerate(("training", "held out")):
         axes.plot(places, [mean(pair[i] for pair in found[decay]) for decay in DECAYS], "o-", label=name)
         for place, decay in zip(places, DECAYS, strict=True):
-            axes.plot([place] * len(SEEDS), [pair[i] for pair in found[decay]], ".", color=f"C{i}", alpha=0.5)
+            axes.plot(
+                [place] * len(SEEDS), [pair[i] for pair in found[decay]], ".", color=COLOURS[i], alpha=0.5
+            )
     axes.set(xlabel="weight decay", ylabel="nats per byte")
     axes.set_xticks(places, [f"{decay:g}" for decay in DECAYS])
     axes.legend(fontsize=8)
