@@ -4,11 +4,23 @@ from pathlib import Path
 
 import typer
 
-from steepest.cli import inspect, look, report, train, use  # noqa: F401
+from steepest.cli import ask, inspect, inspect_memory, look, report, train, use  # noqa: F401
 from steepest.cli.main import app
 
 PAGE = Path(__file__).parent.parent / "docs" / "commands.md"
-ORDER = ("train", "resume", "rewind", "generate", "evaluate", "report", "export", "tokenize", "runs")
+ORDER = (
+    "train",
+    "resume",
+    "rewind",
+    "generate",
+    "evaluate",
+    "ask",
+    "graph",
+    "report",
+    "export",
+    "tokenize",
+    "runs",
+)
 INTRODUCTION = """# Commands
 
 Made from the commands' own help by `python dev/write_commands.py`. Every error is one line on standard error

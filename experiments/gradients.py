@@ -10,7 +10,7 @@ import torch
 from claim import FAILS, HOLDS, canvas, conclude
 
 import steepest
-from steepest.data.examples import Batch
+from steepest.data import Batch
 
 STEPS = [10.0 ** (-i / 2) for i in range(2, 19)]
 

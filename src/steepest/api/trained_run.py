@@ -1,7 +1,8 @@
 """A run, opened for use: its chosen weights, and what can be done with them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from steepest.errors import CheckpointError, ConfigError
 from steepest.export import export_hugging_face
 from steepest.model import Transformer
 from steepest.model.generate import generate
-from steepest.objectives import NextToken, Objective
+from steepest.objectives import CausalGraph, NextToken, Objective
+from steepest.objectives.causal_model import CausalModel, Reply
 from steepest.runs import RunFolder, open_run
 from steepest.tokenizer import Tokenizer
 from steepest.train.evaluate import evaluate
-from steepest.train.kinds import Kind, kind_of
+from steepest.train.kinds import CausalGraphKind, Kind, kind_of
 from steepest.train.run import Listener, RunConfig
 from steepest.train.session import Result
 
@@ -119,6 +121,25 @@ class TrainedRun:
                 "stock class predicts the next token"
             )
         return export_hugging_face(self.objective.trunk, self.objective.head, self.tokenizer, Path(folder))
+
+    @cached_property
+    def causal(self) -> CausalModel:
+        """The causal model of a table: its conditionals (network and counts) and its graph."""
+        if not (isinstance(self.kind, CausalGraphKind) and isinstance(self.objective, CausalGraph)):
+            raise ConfigError(
+                f"run {self.folder.name} answers no questions: its objective is {self.config.objective.kind}, "
+                "ask and sample need causal-graph"
+            )
+        self.objective.eval()
+        return self.kind.model(self.objective)
+
+    def ask(self, question: str, *, draws: int = 10_000, seed: int = 0) -> Reply:
+        """Answer a question such as "recovered | do(treatment=A), stone=large"; see ``CausalModel.ask``."""
+        return self.causal.ask(question, draws=draws, seed=seed)
+
+    def sample(self, n: int, *, do: Mapping[str, str] | None = None, seed: int = 0) -> list[dict[str, str]]:
+        """Rows from the model, or from the world where some columns are set."""
+        return self.causal.sample(n, do=do, seed=seed)
 
     def evaluate(
         self, sources: Sequence[str] = (), *, cache: Path | None = None, listen: Listener = silent

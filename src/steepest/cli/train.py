@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -63,6 +63,16 @@ def train(
     text_column: Annotated[
         str | None, typer.Option(help="Column of the text in JSONL, CSV or Parquet.")
     ] = None,
+    graph: Annotated[
+        str | None,
+        typer.Option(help="The causal graph of a table's columns, to train --objective causal-graph."),
+    ] = None,
+    missing: Annotated[
+        Literal["drop", "category"] | None, typer.Option(help="What to do with a table's empty cells.")
+    ] = None,
+    bins: Annotated[
+        int | None, typer.Option(help="Cut a table's columns of numbers into so many quantiles.")
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(help="Seed of the weights and of the order of the data.")
     ] = None,
@@ -96,6 +106,9 @@ def train(
     options = {
         "objective.kind": objective,
         "objective.metric": metric,
+        "objective.graph": graph,
+        "objective.missing": missing,
+        "objective.bins": bins,
         "data.text_column": text_column,
         "tokenizer.kind": tokenizer,
         "tokenizer.vocab_size": None
@@ -211,6 +224,11 @@ def _conclude(run: Any, runs: Path) -> None:
     if not result.finished:
         print(f"stopped at step {result.step:,}, saved; go on with: {_command('resume', name, runs)}")
         raise typer.Exit(128 + (result.signal or 2))
+    if run.config.objective.kind == "causal-graph":
+        from steepest.cli.ask import conclude
+
+        conclude(run, lambda verb: _command(verb, name, runs))
+        return
     chosen = (
         ""
         if result.best_step == result.step

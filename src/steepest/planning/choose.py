@@ -70,6 +70,8 @@ def choose(
     Args:
         given: what the user set (its ``model_fields_set`` tells what that was).
     """
+    if (own := kind.choose(given, examples, started=where.started, listen=listen)) is not None:
+        return own
     device = resolve_device(given.train.device)
     if device.type == "cpu":
         torch.set_num_threads(given.train.threads or usable_cores())

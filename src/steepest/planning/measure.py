@@ -31,6 +31,7 @@ from steepest.train.spikes import SpikeGuard
 from steepest.train.step import train_step
 
 MEASURING_SHARE = 0.25  # of the time, all that comes before it included, after which no more is measured
+PROBING_SHARE = 0.03  # of the time, after which no further size is timed
 PROBE_TOKENS = 2048  # of the steps that are timed
 SETTLING_TOKENS = 1024  # of those that only decide on threads and dtype
 PROBED = (
@@ -71,8 +72,10 @@ def measure_pace(given: RunConfig, fixed: dict[str, Any], device: torch.device, 
     shapes = [shape for shape, least in PROBED if given.train.time >= least]
     probes = [TransformerConfig(**fixed)] if sized else [member(fixed, shape) for shape in shapes]
     measured: dict[int, float] = {}
+    began, budget = time.monotonic(), given.train.time
     for model in probes:
-        if measured and time.monotonic() - started > MEASURING_SHARE * given.train.time:
+        spent = time.monotonic() - began > PROBING_SHARE * budget
+        if measured and (spent or time.monotonic() - started > MEASURING_SHARE * budget):
             break
         measured[n_matrix_parameters(model)] = StepProbe(**_probe(given, model, device)).seconds_per_token()
     return Pace(measured)

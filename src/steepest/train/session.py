@@ -208,7 +208,8 @@ class Session:
             self._fresh = False
         state.seconds = record["seconds"] = round(self.elapsed(), 4)
         if record["verdict"] != "ok":
-            self._event("step skipped", step=state.step, reason=record["verdict"], loss=record["loss"],
+            applied = record["verdict"] == "outlier applied"
+            self._event("outlier applied" if applied else "step skipped", step=state.step, reason=record["verdict"], loss=record["loss"],
                         grad_norm=record["grad_norm"])  # fmt: skip
         if (reach := self._range_of_streams()) != self._stream_range:
             self._event("grid coarsened", step=state.step, range=reach)
@@ -255,7 +256,8 @@ class Session:
 
     def _measure_threads(self) -> None:
         """The machine became busy or free: choose the thread count again, on the batch at hand."""
-        if self.device.type != "cpu" or self.config.train.time is None:
+        early = self.state.optimizers.in_backward  # all gradients at once, which are not held otherwise
+        if self.device.type != "cpu" or self.config.train.time is None or early:
             return
         with torch.random.fork_rng():
             threads, seconds = fastest_threads(self._one_gradient)
@@ -326,6 +328,7 @@ class Session:
         metrics = self._measure(self._final_tokens, exact=True)
         self.listen("concluding", {})
         conclusion = self.kind.conclude(self.objective, self.examples, self.config, self._out_of_time)
+        metrics = conclusion.pop("held_out", metrics)  # a kind that holds out in its own way
         result = Result(True, state.step, state.tokens, self.elapsed(), best_step, metrics,
                         self._final_tokens, conclusion)  # fmt: skip
         self.folder.write_json(self.folder.result, {
