@@ -104,6 +104,8 @@ def train(text: Path | str, steps: int, *settings: str, seed: int = 0) -> Any:
         cache = Path(tempfile.gettempdir()) / "steepest-experiments"
         run = steepest.train(str(text), steps=steps, runs=place, cache=cache, overrides=[*base, *settings])
         run.lines = run.folder.read_metrics()  # type: ignore[attr-defined]
+    if not run.result.finished:
+        raise SystemExit("stopped before the end")
     return run
 
 
