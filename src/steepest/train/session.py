@@ -1,14 +1,10 @@
 """One command's work on a run: clock, signals, evaluations, checkpoints, and the result at the end."""
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -29,6 +25,7 @@ from steepest.train.memory_watch import MemoryWatch
 from steepest.train.metrics import MetricsLog
 from steepest.train.proxy import proxy
 from steepest.train.run import Listener, RunConfig, resolve_autocast, sequences_per_step
+from steepest.train.signals import asked_to_stop
 from steepest.train.speed import fastest_threads
 from steepest.train.state import TrainState
 from steepest.train.trackers import Trackers
@@ -111,7 +108,7 @@ class Session:
 
     def run(self) -> Result:
         """Train to the end of the budget, or until a signal; what was reached is returned and written."""
-        with self._signals():
+        with asked_to_stop(self._ask):
             try:
                 self._begin()
                 finished = run_loop(
@@ -382,25 +379,9 @@ class Session:
         self.folder.append_event(kind, **fields)
         self.listen("event", {"event": kind, **fields})
 
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM ask for a stop after the step at hand; a second Ctrl-C stops at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def ask(number: int, frame: FrameType | None) -> None:
-            if self.signal is not None:
-                raise KeyboardInterrupt
-            self.signal = number
-            self.listen("stopping", {"signal": number})
-
-        previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+    def _ask(self, number: int) -> None:
+        self.signal = number
+        self.listen("stopping", {"signal": number})
 
 
 def _tie(metrics: dict[str, float]) -> float:
