@@ -53,7 +53,7 @@ def measure(dtype: torch.dtype) -> dict[float, float]:
         for p in parameters:  # away from the zeros it starts with, so that every path carries something
             p.add_(0.05 * torch.randn(p.shape, generator=dice, dtype=torch.float64).to(dtype))
     ids = torch.randint(64, (4, 33), generator=dice)
-    batch = Batch(ids[:, :-1], ids[:, 1:])
+    batch = Batch(ids[:, :-1], ids[:, 1:], torch.zeros(4, 32, dtype=torch.int64), n_targets=4 * 32)
 
     def loss() -> torch.Tensor:
         return objective.loss(batch) / batch.n_targets

@@ -140,7 +140,7 @@ def compose(
     """
     device = resolve_device(config.train.device)
     check_trackers(config.train.trackers)
-    torch.manual_seed(config.train.seed)  # dropout, also in a process that has drawn before
+    torch.manual_seed(config.train.seed)  # dropout draws from torch's own generators; a checkpoint holds them
     trunk = Transformer(
         config.model,
         generator=torch.Generator().manual_seed(config.train.seed),
