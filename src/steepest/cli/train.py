@@ -116,8 +116,6 @@ def train(
     Example: steepest train corpus.txt --time 10m
     """
     began = command_began()
-    import json
-
     from steepest import api
     from steepest.config import parse_count
 
