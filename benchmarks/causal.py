@@ -2,7 +2,6 @@
 
     python benchmarks/causal.py run NETWORKS --out cells.jsonl [--rows 500 5000 50000] [--networks asia sachs ...]
     python benchmarks/causal.py table cells.jsonl
-    python benchmarks/causal.py demos [--out demos.json]
     python benchmarks/causal.py speed NETWORKS
 
 NETWORKS is a folder of NAME.bif.gz, such as ``pgmpy/utils/example_models`` of ``pgmpy<1.3``. A cell is a network, a
@@ -33,7 +32,7 @@ from steepest.data.questions import Questions, distinct
 from steepest.graph import Graph, cost_of
 from steepest.objectives.counting import Counts, n_cells
 from steepest.objectives.intervene import ask
-from steepest.train.kinds.causal_graph import STEPS
+from steepest.train.kinds.causal_graph import steps_by_rule
 
 NETWORKS = ("asia", "sachs", "child", "alarm", "insurance", "hailfinder", "hepar2", "water", "barley")
 TEST_ROWS, PAIRS = 20_000, 30
@@ -241,7 +240,7 @@ def run_cell(
         for code in range(network.cards[network.graph.index[x]])
     }
     began = time.process_time()
-    run = train(network, rows, folder, steps=STEPS, seed=seed, changes=changes)
+    run = train(network, rows, folder, steps=steps_by_rule(n), seed=seed, changes=changes)
     cpu = time.process_time() - began
     began = time.perf_counter()
     counts = Counts(Questions(rows, network.cards, network.contexts))
@@ -254,7 +253,7 @@ def run_cell(
         "blend": blend,
     }
     cell: dict[str, Any] = {
-        "network": network.name, "rows": n, "seed": seed, "true": true, "cells": n_cells(network.cards, network.contexts),
+        "name": network.name, "rows": n, "seed": seed, "true": true, "cells": n_cells(network.cards, network.contexts),
         "questions": len(pairs), "cpu": round(cpu, 1), "counting": round(counting, 3), "carried": run.result.conclusion["carried"],
         "held_out": run.result.conclusion["floor"],
     }  # fmt: skip
@@ -267,7 +266,7 @@ def run_cell(
 
 def medians(cells: Sequence[Mapping[str, Any]], n: int, name: str) -> dict[str, Any] | None:
     """The middle of the samples of one network and number of rows."""
-    mine = [cell for cell in cells if cell["network"] == name and cell["rows"] == n]
+    mine = [cell for cell in cells if cell["name"] == name and cell["rows"] == n]
     if not mine:
         return None
     found: dict[str, Any] = {"samples": len(mine), "cpu": float(np.median([cell["cpu"] for cell in mine]))}
@@ -297,6 +296,33 @@ def show(cells: Sequence[Mapping[str, Any]]) -> None:
             )
 
 
+def speed(folder: Path, place: Path) -> None:
+    """Seconds: the whole training on asia's 5,000 rows; 10,000 draws over the 20 columns of child, and exactly."""
+    asia, child = read_network(folder, "asia"), read_network(folder, "child")
+    began = time.perf_counter()
+    run = train(asia, asia.sample(5000, LATE), place / "asia", seconds=30.0)
+    print(
+        f"asia, 5,000 rows: --time 30s, {time.perf_counter() - began:.1f} s, {run.result.step} steps",
+        flush=True,
+    )
+    run = train(child, child.sample(5000, LATE), place / "child", steps=100)
+    graph, model = run.kind.graph, run.causal
+    x, y = next((x, graph.order[-1]) for x in graph.parents(graph.order[-1]) if graph.parents(x))
+    question = f"{y} | do({x}={run.kind.table.schema.categories[graph.index[x]][0]})"
+    whole = "sampling all 20 columns"
+    for label, act in (
+        (f"ask {question!r}, 10,000 draws", lambda: model.ask(question, draws=10_000, exact=False)),
+        (f"ask {question!r}, exactly", lambda: model.ask(question, exact=True)),
+        (f"{whole}, 10,000 rows", lambda: run.sample(10_000, do={x: question.split("=")[1][:-1]})),
+    ):
+        seconds = []
+        for _ in range(3):
+            began = time.perf_counter()
+            act()
+            seconds.append(time.perf_counter() - began)
+        print(f"child: {label}: {sorted(seconds)[1]:.3f} s", flush=True)
+
+
 def main() -> None:
     """Run or show."""
     parser = argparse.ArgumentParser(
@@ -313,14 +339,20 @@ def main() -> None:
     one.add_argument("--set", dest="changes", nargs="*", default=[])
     one.add_argument("--no-do", action="store_true")
     commands.add_parser("table").add_argument("cells", type=Path, nargs="+")
+    two = commands.add_parser("speed")
+    two.add_argument("folder", type=Path)
+    two.add_argument("--work", type=Path, default=Path("runs/causal-benchmark"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.command == "table":
         show([json.loads(line) for path in arguments.cells for line in path.read_text().splitlines()])
         return
+    if arguments.command == "speed":
+        speed(arguments.folder, arguments.work / f"speed-{time.time_ns()}")
+        return
     out: Path = arguments.out
     done = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
-    have = {(cell["network"], cell["rows"], cell["seed"]) for cell in done}
+    have = {(cell["name"], cell["rows"], cell["seed"]) for cell in done}
     for n in arguments.rows:
         for seed in arguments.seeds:
             for name in arguments.networks:

@@ -1,6 +1,6 @@
 """Three demonstrations with known truth: Simpson's paradox, the wrong arrow, the front door; and two refusals.
 
-    python benchmarks/causal_demos.py --out benchmarks/results/causal_demos.json [--seeds 0 1 2] [--steps 300]
+    python benchmarks/causal_demos.py --out benchmarks/results/causal_demos.json [--seeds 0 1 2] [--steps 200]
 
 Each seed trains anew (weights and, where rows are drawn, rows). Prints every figure beside its truth.
 """
@@ -160,7 +160,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/causal_demos.json"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=200)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as place:
