@@ -264,6 +264,12 @@ def run_cell(
     return cell
 
 
+def cells_of(out: Path) -> dict[tuple[str, int, int], dict[str, Any]]:
+    """The cells done so far."""
+    lines = out.read_text().splitlines() if out.exists() else []
+    return {(cell["name"], cell["rows"], cell["seed"]): cell for cell in map(json.loads, lines)}
+
+
 def medians(cells: Sequence[Mapping[str, Any]], n: int, name: str) -> dict[str, Any] | None:
     """The middle of the samples of one network and number of rows."""
     mine = [cell for cell in cells if cell["name"] == name and cell["rows"] == n]
@@ -345,18 +351,16 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.command == "table":
-        show([json.loads(line) for path in arguments.cells for line in path.read_text().splitlines()])
+        show([cell for path in arguments.cells for cell in cells_of(path).values()])
         return
     if arguments.command == "speed":
         speed(arguments.folder, arguments.work / f"speed-{time.time_ns()}")
         return
     out: Path = arguments.out
-    done = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
-    have = {(cell["name"], cell["rows"], cell["seed"]) for cell in done}
     for n in arguments.rows:
         for seed in arguments.seeds:
             for name in arguments.networks:
-                if (name, n, seed) in have:
+                if (name, n, seed) in cells_of(out):  # several processes may share the work
                     continue
                 network = read_network(arguments.folder, name)
                 place = arguments.work / f"{name}-{n}-{seed}-{time.time_ns()}"

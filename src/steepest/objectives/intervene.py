@@ -26,7 +26,7 @@ from steepest.errors import QueryError
 from steepest.graph import Factor, Graph, Settled, cost_of, settle, sum_out
 
 EXACT_CELLS = 1e6  # of the largest table on the way, up to which answers are exact
-EXACT_QUESTIONS = 3e5  # conditionals asked for, up to which answers are exact
+EXACT_QUESTIONS = 5e4  # conditionals asked for, up to which answers are exact
 LEAST_DRAWS = 100  # effective, below which the evidence is too rare to be sampled
 IMPOSSIBLE = 1e-9  # probability of what is known
 

@@ -129,10 +129,10 @@ class CausalGraphKind(Kind):
         )
         found = summary(self.fitted, self.graph.order)
         listen("cross_fitted", found)
-        passes = steps * min(1.0, sequences_per_step(config) / len(examples.questions))
+        asked = steps * min(sequences_per_step(config), len(examples.questions))
         record = {
             "parameters": n_parameters(config.model), "steps": steps, "step_seconds": step_seconds, "fits": fits,
-            "tokens": steps * _batch_tokens(config), "epochs": passes, **found,
+            "tokens": asked * config.model.context, "epochs": asked / len(examples.questions), **found,
         }  # fmt: skip
         return config, record
 
