@@ -31,7 +31,7 @@ import steepest
 from steepest.data.questions import Questions, distinct
 from steepest.graph import Graph, cost_of
 from steepest.objectives.counting import Counts, n_cells
-from steepest.objectives.intervene import ask
+from steepest.objectives.intervene import ask, table_of
 from steepest.train.kinds.causal_graph import steps_by_rule
 
 NETWORKS = ("asia", "sachs", "child", "alarm", "insurance", "hailfinder", "hepar2", "water", "barley")
@@ -59,10 +59,6 @@ class Network:
 
     def __call__(self, column: int, contexts: np.ndarray) -> np.ndarray:
         return np.broadcast_to(self.tables[column][tuple(contexts.T)], (len(contexts), self.cards[column]))
-
-    def table(self, column: int, fixed: Mapping[int, int] | None = None) -> np.ndarray:
-        index = tuple((fixed or {}).get(j, slice(None)) for j in self.contexts[column])
-        return self.tables[column][index]
 
     def sample(self, n: int, seed: int) -> np.ndarray:
         dice, rows = np.random.default_rng(seed), np.zeros((n, len(self.graph)), dtype=np.int64)
@@ -107,14 +103,10 @@ class Written:
     """A model with its tables written out once, so that many questions cost no more than one."""
 
     def __init__(self, model: Any) -> None:
-        self.cards, self.contexts, self.tables = model.cards, model.contexts, []
-        for i, context in enumerate(model.contexts):
-            shape = [model.cards[j] for j in context]
-            every = np.indices(shape).reshape(len(shape), int(np.prod(shape))).T.astype(np.int64)
-            self.tables.append(model(i, every).reshape(*shape, model.cards[i]))
+        self.cards, self.contexts = model.cards, model.contexts
+        self.tables = [table_of(model, i) for i in range(len(model.cards))]
 
     __call__ = Network.__call__
-    table = Network.table
 
 
 def read_network(folder: Path, name: str) -> Network:
