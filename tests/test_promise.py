@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,15 @@ def test_a_multiplier_widens_and_uncertain_tokens_do() -> None:
     narrow, wide = (outlook(rungs(), multiplier=k).predict(900_000, 4e6, 1e9) for k in (1.0, 2.0))
     assert wide.median == pytest.approx(narrow.median, rel=1e-3)
     assert math.log(wide.high80 / wide.low80) > 1.5 * math.log(narrow.high80 / narrow.low80)
+
+
+def test_a_ladder_that_its_own_top_surprises_doubts_itself() -> None:
+    smooth = rungs()
+    surprised = [*smooth, rung(230_000, 1_000_000)]
+    part = {name: 1.15 * value for name, value in surprised[-1].part.items()}
+    surprised[-1] = replace(surprised[-1], part=part)
+    calm = [*smooth, rung(230_000, 1_000_000)]
+    assert outlook(calm).doubt == 1.0 and outlook(surprised).doubt > 1.5
 
 
 def test_before_the_knee_nothing_is_promised() -> None:

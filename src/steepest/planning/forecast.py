@@ -29,6 +29,7 @@ from steepest.train.session import Result
 from steepest.train.state import TrainState
 
 MARKS = (0.25, 0.5, 0.75)  # shares of the run
+RETRIES = 50  # in a run, where the losses so far are too few to go by
 LEAST_SPREAD = 0.004  # of the ratio of held-out to training loss
 METRIC = "bits_per_byte"
 
@@ -47,24 +48,26 @@ class Forecaster:
         self.config, self.folder, self.plan, self.listen = config, folder, plan, listen
         told = [event["mark"] for event in folder.read_events() if event["event"] == "forecast"]
         self._marks = [mark for mark in MARKS if mark not in told]
+        self._not_before = 0
 
     def __call__(self, state: TrainState, record: Record) -> None:
         """After a step: forecast if a mark has been passed."""
         total = state.schedule.total_steps
         budget = self.config.train.time
         share = state.seconds / budget if budget else state.step / total if total else 0.0
-        if not self._marks or share < self._marks[0]:
+        if not self._marks or share < self._marks[0] or state.step < self._not_before:
             return
-        mark = max(one for one in self._marks if one <= share)
-        self._marks = [one for one in self._marks if one > mark]
         total = total or round(state.step / max(share, 1e-9))
         factors = [state.schedule.factor(step) for step in range(total)]
         try:
             found = forecast(
                 self.folder.read_metrics(), factors, self.plan.get("prediction"), self.plan.get("epochs", 1.0)
             )
-        except DataError as error:
-            found = {"reason": str(error)}
+        except DataError:  # too early: no evaluation yet, or too few losses
+            self._not_before = state.step + max(1, total // RETRIES)
+            return
+        mark = max(one for one in self._marks if one <= share)
+        self._marks = [one for one in self._marks if one > mark]
         event = {"step": state.step, "mark": mark, **found}
         self.folder.append_event("forecast", **event)
         self.listen("forecast", event)

@@ -13,7 +13,6 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -89,19 +88,19 @@ class Ladder:
         top: Rung | None = None,
         listen: Listener = lambda name, fields: None,
     ) -> Iterator[Finished]:
-        """Run those of some rungs that are not finished, in order, while the seconds last.
+        """Run those of some rungs that are not finished, the cheapest trunk first, while the seconds last.
 
         Args:
             cost: expected seconds of a rung; what the first rungs really take corrects it for the others.
             whole, top: held-out tokens that one rung is evaluated on besides.
         """
         have = {one.rung for one in self.finished()}
-        todo = [rung for rung in rungs if rung not in have]
+        trunks: dict[Any, list[Rung]] = {}
+        for rung in rungs:
+            if rung not in have:
+                trunks.setdefault(trunk_of(rung, self.given, self.fixed), []).append(rung)
         began, expected, taken = time.monotonic(), 0.0, 0.0
-        for number, (_, group) in enumerate(
-            groupby(todo, key=lambda rung: trunk_of(rung, self.given, self.fixed))
-        ):
-            branches = list(group)
+        for number, branches in enumerate(sorted(trunks.values(), key=lambda some: sum(map(cost, some)))):
             price, left = sum(map(cost, branches)), seconds - (time.monotonic() - began)
             slowness = taken / expected if expected else 1.0
             if number and price * slowness > left:

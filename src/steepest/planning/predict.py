@@ -19,11 +19,13 @@ import numpy as np
 from steepest.planning.climb import Finished
 from steepest.planning.menu import Menu
 from steepest.scaling import BayesLaw, Points, Prediction, Verdict, fit_bayes, judge_ladder
+from steepest.scaling.points import LEAST_POINTS, LEAST_SIZES
 
 PACE_SPREAD = 0.05  # of ln tokens: how well measured speed foretells a run's
 Z80, Z95 = 1.2816, 1.9600
 WITHIN = 4.0  # times the run's tokens a parameter, that a rung may be away
 TOLERANCE = 0.02  # of the gate, for slopes of training losses under a falling rate
+MOST_DOUBT = 3.0
 TRUST = 0.005  # what the law must promise to double or halve the size that the rule takes
 
 
@@ -36,7 +38,8 @@ class Outlook:
         rungs: those that were judged, in the order of the verdict's.
         law: fitted to those that passed, losses in nats per token of what the run is judged on; or ``None``.
         unit: bits per byte of a nat per token.
-        multiplier: half-widths are multiplied by it (from the user's own record, see ``ledger``).
+        multiplier: that half-widths are multiplied by, from the user's own record (``ledger``).
+        doubt: and by this besides, from the ladder's own top (see `doubt`).
     """
 
     verdict: Verdict
@@ -44,6 +47,7 @@ class Outlook:
     law: BayesLaw | None
     unit: float
     multiplier: float
+    doubt: float
 
     def predict(self, n: float, tokens: float, unique: float) -> Prediction:
         """Bits per byte of a run of ``n`` parameters that trains on about ``tokens``, ``unique`` of them different."""
@@ -86,7 +90,7 @@ class Outlook:
                 "beta": middle.beta,
                 "unit": "bits per byte",
             },
-            "prediction": {**told(menu, index), "multiplier": self.multiplier},
+            "prediction": {**told(menu, index), "multiplier": self.multiplier, "doubt": self.doubt},
             "with": {name: told(other, other.best(self)) for name, other in others.items()},
         }
 
@@ -142,11 +146,28 @@ def look_out(
     judged = [one for one in comparable if one.whole] or comparable
     whole = judged[-1].whole or judged[-1].part if judged else {"loss": 1.0, "bits_per_byte": math.nan}
     scale = whole["loss"] / judged[-1].loss if judged else 1.0
-    law = None
+    law, doubted = None, 1.0
     if verdict.predictable:
         passed = [comparable[index] for index in verdict.passed]
-        law = fit_bayes(points_of(passed, scale), multiplier=multiplier)
-    return Outlook(verdict, tuple(comparable), law, whole["bits_per_byte"] / whole["loss"], multiplier)
+        doubted = doubt(passed)
+        law = fit_bayes(points_of(passed, scale), multiplier=multiplier * doubted)
+    unit = whole["bits_per_byte"] / whole["loss"]
+    return Outlook(verdict, tuple(comparable), law, unit, multiplier, doubted)
+
+
+def doubt(rungs: Sequence[Finished]) -> float:
+    """How many times too narrow the interval of the largest rung would have been, foretold from the others; 1 at least.
+
+    A ladder whose own top surprises it will be surprised by the run too.
+    """
+    rest = list(rungs[:-1])
+    if len(rest) < LEAST_POINTS or len({one.rung.n for one in rest}) < LEAST_SIZES:
+        return 1.0
+    top = rungs[-1]
+    told = fit_bayes(points_of(rest)).predict(top.rung.n, top.tokens, min(top.unique, top.tokens))
+    off = math.log(top.loss / told.median)
+    half = math.log((told.high80 if off > 0 else told.low80) / told.median)
+    return min(max(1.0, abs(off / half)), MOST_DOUBT)
 
 
 def points_of(rungs: Sequence[Finished], scale: float = 1.0) -> Points:

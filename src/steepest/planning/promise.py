@@ -86,92 +86,94 @@ def promise(
         return Promise(reason="nothing is held out, so no loss can be predicted: set data.validation above 0")
     n, tokens = menu.sizes[menu.rule], menu.tokens[menu.rule]
     epochs = rounded_epochs(tokens, menu.unique)
+    climbing = _Climbing(
+        Ladder(given, fixed, examples, machine(resolve_device(given.train.device)), cache), kind, pace, seconds, listen
+    )  # fmt: skip
     sizes = _sizes(given, fixed)
-    place = Ladder(given, fixed, examples, machine(resolve_device(given.train.device)), cache)
-    have = place.finished()
 
-    def cost(rung: Rung) -> float:
-        evaluated = EVALUATED * min(PART, examples.held_out_tokens)
-        return (rung.tokens + evaluated) * pace.seconds_per_token(rung.n) + BUILDING
-
-    def designed(within: float, tokens: float = tokens) -> list[Rung]:
+    def designed(within: float, times: float = 1.0, multiplier: float = 1.0) -> list[Rung]:
+        """For so many times the tokens; finished rungs of the same learning rate are free."""
+        have = {
+            replace(rung, multiplier=1.0) for rung in climbing.finished() if rung.multiplier == multiplier
+        }
         return design(
-            sizes, n=n, tokens=tokens, epochs=epochs, seconds=within, cost=cost, least_tokens=LEAST_RUNG_TOKENS,
-            have={one.rung for one in have},
+            sizes, n=n, tokens=times * tokens, epochs=epochs, seconds=within, cost=climbing.cost,
+            least_tokens=LEAST_RUNG_TOKENS, have=have,
         )  # fmt: skip
 
+    if seconds < 1:
+        return Promise(
+            reason="measuring took the seconds of the ladder, so busy is this machine; give more time"
+        )
     rungs = designed(seconds)
     if not rungs:
         return Promise(
-            reason=f"{seconds:.0f}s buy no ladder of small runs here; {_enough(designed, seconds, tokens)}"
+            reason=f"{seconds:.0f}s buy no ladder of small runs here; {_enough(designed, seconds)}"
         )
-    began = time.monotonic()
-    climbing = _Climbing(place, kind, cost, began, seconds, listen)
     listen(
-        "ladder", {"rungs": rungs, "seconds": seconds, "reused": len({one.rung for one in have} & set(rungs))}
+        "ladder", {"rungs": rungs, "seconds": seconds, "reused": len(set(climbing.finished()) & set(rungs))}
     )
-    multiplier = 1.0
-    if given.optim.lr is None:
-        multiplier = _check_rate(climbing, min(rungs, key=cost))
-    rungs = [replace(rung, multiplier=multiplier) for rung in rungs]
+    first = min(rungs, key=climbing.cost)
+    multiplier = _check_rate(climbing, first) if given.optim.lr is None else 1.0
+    climbing.run([replace(first, multiplier=multiplier)])
+    # What the first rungs really took is known now, so the others are designed again for the seconds left.
+    rungs = [
+        replace(rung, multiplier=multiplier)
+        for rung in designed(climbing.left, multiplier=multiplier) or rungs
+    ]
     top = max(rungs, key=lambda rung: rung.n * rung.tokens)
     affordable = WHOLE_SHARE * seconds / (EVALUATED * pace.seconds_per_token(top.n))
     climbing.run(rungs, top=top, whole=int(min(examples.held_out_tokens, affordable)))
-    taken = time.monotonic() - began
-    finished = place.finished()
+    taken = time.monotonic() - climbing.began
     outlook = look_out(
-        finished,
-        n=n,
-        tokens=tokens,
-        epochs=epochs,
-        multiplier=Ledger(cache).multiplier,
+        list(climbing.finished().values()), n=n, tokens=tokens, epochs=epochs, multiplier=Ledger(cache).multiplier,
         lr_multiplier=multiplier,
-    )
-    largest = max(climbing.ran, key=lambda one: one.rung.n * one.tokens, default=None)
-    slowness = 1.0
-    if largest is not None:
-        slowness = min(max(largest.seconds_per_token / pace.seconds_per_token(largest.rung.n), 0.5), 3.0)
+    )  # fmt: skip
     record = {
-        "folder": str(place.path), "seconds": round(taken, 2), "ran": len(climbing.ran), "epochs": epochs,
-        "lr_multiplier": multiplier, "slowness": round(slowness, 3), "verdict": outlook.verdict.reason,
+        "folder": str(climbing.ladder.path), "seconds": round(taken, 2), "ran": len(climbing.ran), "epochs": epochs,
+        "lr_multiplier": multiplier, "slowness": round(climbing.slowness, 3), "verdict": outlook.verdict.reason,
         "points": [_point(one, outlook, index) for index, one in enumerate(outlook.rungs)],
     }  # fmt: skip
     reason = "" if outlook.law is not None else outlook.verdict.reason
-    return Promise(outlook, multiplier, slowness, reason, record)
+    return Promise(outlook, multiplier, climbing.slowness, reason, record)
 
 
 class _Climbing:
     """One ladder's clock, and the rungs that were run in it."""
 
-    def __init__(
-        self,
-        place: Ladder,
-        kind: Kind,
-        cost: Callable[[Rung], float],
-        began: float,
-        seconds: float,
-        listen: Listener,
-    ) -> None:
-        self.place, self.kind, self.cost, self.listen = place, kind, cost, listen
-        self.began, self.seconds = began, seconds
+    def __init__(self, ladder: Ladder, kind: Kind, pace: Pace, seconds: float, listen: Listener) -> None:
+        self.ladder, self.kind, self.pace, self.seconds, self.listen = ladder, kind, pace, seconds, listen
+        self.began = time.monotonic()
         self.ran: list[Finished] = []
 
     @property
     def left(self) -> float:
-        return self.seconds - (time.monotonic() - self.began)
+        """Seconds left of the ladder's."""
+        return max(self.seconds - (time.monotonic() - self.began), 0.0)
 
-    def run(self, rungs: list[Rung], *, top: Rung | None = None, whole: int = 0) -> dict[Rung, Finished]:
-        """Those of some rungs that the seconds buy, finished now or before."""
-        self.ran += self.place.climb(
-            rungs,
-            self.kind,
-            seconds=max(self.left, 0.0),
-            cost=self.cost,
-            whole=whole,
-            top=top,
-            listen=self.listen,
+    @property
+    def slowness(self) -> float:
+        """How many times as long as measured the steps of the largest rung so far took."""
+        largest = max(self.ran, key=lambda one: one.rung.n * one.tokens, default=None)
+        if largest is None:
+            return 1.0
+        return min(max(largest.seconds_per_token / self.pace.seconds_per_token(largest.rung.n), 0.5), 4.0)
+
+    def finished(self) -> dict[Rung, Finished]:
+        """All rungs there are."""
+        return {one.rung: one for one in self.ladder.finished()}
+
+    def cost(self, rung: Rung) -> float:
+        """Seconds that a rung is expected to take."""
+        evaluated = EVALUATED * min(PART, self.ladder.corpus.held_out_tokens)
+        return (rung.tokens + evaluated) * self.slowness * self.pace.seconds_per_token(rung.n) + BUILDING
+
+    def run(self, rungs: list[Rung], *, top: Rung | None = None, whole: int = 0) -> None:
+        """Those of some rungs that are not finished and that the seconds left buy."""
+        price = self.cost  # as known now; the ladder itself corrects it on the way
+        self.ran += self.ladder.climb(
+            rungs, self.kind, seconds=self.left, cost=price, whole=whole, top=top, listen=self.listen
         )
-        return {one.rung: one for one in self.place.finished() if one.rung in rungs}
 
 
 def _check_rate(climbing: _Climbing, rung: Rung) -> float:
@@ -180,16 +182,14 @@ def _check_rate(climbing: _Climbing, rung: Rung) -> float:
     Rates are tried on a small rung; the rule carries the multiple to other widths and batches.
     """
     tried = [replace(rung, multiplier=rate) for rate in (1.0, *RATES)]
-    have = {one.rung for one in climbing.place.finished()}
+    have = climbing.finished()
     if sum(climbing.cost(one) for one in tried if one not in have) > RATE_SHARE * climbing.seconds:
         return 1.0
-    found = climbing.run(tried)
-    losses = {
-        math.log2(one.multiplier): finished.loss
-        for one, finished in found.items()
-        if math.isfinite(finished.loss)
-    }
-    return best_rate(losses)
+    climbing.run(tried)
+    have = climbing.finished()
+    return best_rate({
+        math.log2(one.multiplier): have[one].loss for one in tried if one in have and math.isfinite(have[one].loss)
+    })  # fmt: skip
 
 
 def best_rate(losses: dict[float, float]) -> float:
@@ -219,10 +219,10 @@ def _sizes(given: RunConfig, fixed: dict[str, Any]) -> list[tuple[tuple[int, int
     return sorted(found, key=lambda pair: pair[1])
 
 
-def _enough(designed: Callable[[float, float], list[Rung]], seconds: float, tokens: float) -> str:
+def _enough(designed: Callable[[float, float], list[Rung]], seconds: float) -> str:
     """How many times the time would buy a ladder."""
     for times in (1.5, 2, 3, 4, 6, 8, 12, 16):
-        if designed(times * seconds, times * tokens):
+        if designed(times * seconds, times):
             return f"about {times:g} times the time would"
     return "not even sixteen times the time would"
 
