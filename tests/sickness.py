@@ -1,10 +1,9 @@
 """Runs made sick on purpose, and healthy ones of many shapes: what the verdicts of ``health/`` are held to.
 
 A fault is planted in the composed parts of a run, before training; nothing in the package knows of it. Used by
-``test_verdicts.py`` (some) and by ``benchmarks/health.py`` (all).
+``test_verdicts.py`` (one of each kind) and by ``benchmarks/health.py`` (all).
 """
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,19 +13,24 @@ import torch
 from torch import Tensor, nn
 
 from steepest.config import build
-from steepest.planning import choose
-from steepest.runs import RunFolder, create_run
+from steepest.errors import TrainingError
+from steepest.health import Verdict
+from steepest.model import TransformerConfig
+from steepest.optim.config import default_lr
+from steepest.train.evaluate import evaluate
+from steepest.train.health_watch import HealthWatch
 from steepest.train.kinds import kind_of
+from steepest.train.loop import Record, run_loop
 from steepest.train.run import RunConfig, compose
-from steepest.train.session import Session
 from steepest.train.state import TrainState
 
 Fault = Callable[[TrainState], None]
-BASE: dict[str, dict[str, Any]] = {
+Settings = Mapping[str, Mapping[str, Any]]
+BASE: Settings = {
     "tokenizer": {"kind": "bytes"},
     "model": {"depth": 4, "width": 48, "head_dim": 16, "context": 48},
     "batches": {"batch_tokens": 480},
-    "train": {"threads": 1, "sample_tokens": 0, "steps": 150, "evaluations": 10, "device": "cpu"},
+    "train": {"steps": 150, "evaluations": 10, "device": "cpu"},
     "health": {"every": 15},
 }
 
@@ -36,37 +40,58 @@ class Case:
     """A run: its settings beside ``BASE``, and what is wrong with it."""
 
     name: str
-    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    settings: Settings = field(default_factory=dict)
     kind: str | None = None  # the verdict that must be given
     fault: Fault = lambda state: None
     text_bytes: int | None = None  # how much of the text it may use
 
 
-def train(case: Case, text: str, folder: Path) -> RunFolder:
-    """Train a case on some text, below a folder."""
-    began = time.monotonic()
-    file = folder / f"{case.name}.txt"
-    file.write_text(text if case.text_bytes is None else text[: case.text_bytes])
-    tables = {name: {**BASE.get(name, {}), **case.settings.get(name, {})} for name in {*BASE, *case.settings}}
-    given = build(RunConfig, {**tables, "data": {"sources": [str(file)], **case.settings.get("data", {})}})
-    kind, given, examples = kind_of(given).prepare(given, folder / "cache", _silent)
-    config, _ = choose(given, examples, kind, started=began, listen=_silent)
+def train(
+    case: Case, text: Path, cache: Path, *, base: Settings = BASE, seed: int = 0
+) -> tuple[list[Verdict], list[Record]]:
+    """Train a case on a text file; its verdicts, and the lines of its metrics."""
+    if case.text_bytes is not None:
+        text, whole = cache / f"{case.name}.txt", text.read_text()
+        text.write_text(whole[: case.text_bytes])
+    tables = {name: {**base.get(name, {}), **case.settings.get(name, {})} for name in {*base, *case.settings}}
+    tables["data"] = {"sources": [str(text)], **tables.get("data", {})}
+    tables["train"]["seed"] = tables["batches"]["seed"] = seed
+    kind, given, examples = kind_of(build(RunConfig, tables)).prepare(
+        build(RunConfig, tables), cache, _silent
+    )
+    model = TransformerConfig(**{**kind.shape(given), **given.model.model_dump(exclude_unset=True)})
+    rate = default_lr(given.optim.optimizer, width=model.width, batch_tokens=given.batches.batch_tokens)
+    config = given.replace(model=model, optim=given.optim.replace(lr=given.optim.lr or rate))
     state = compose(config, examples, kind.objective)
     case.fault(state)
-    run = create_run(folder / "runs", case.name)
-    from steepest.config import dump_toml
-    from steepest.runs import FORMAT, write_atomically
+    records: list[Record] = []
+    verdicts: list[Verdict] = []
+    watch = HealthWatch(config, log=records.append, event=_silent, micro_batch=lambda: 1 << 20)
 
-    write_atomically(run.config, dump_toml(config, header={"format": FORMAT}))
+    def observe(state: TrainState, record: Record) -> None:
+        record["seconds"] = 0.0
+        records.append(record)
+
+    def judge_held_out(state: TrainState, record: Record) -> None:
+        batches = examples.held_out_batches(config.batches, context=model.context, tokens=4096)
+        line = {"step": state.step, "evaluation": evaluate(state.objective, batches)}
+        records.append(line)
+        watch.see(line)
+
+    watch.begin(state)
+    hooks = [(1, observe), (1, watch)]
+    if config.train.evaluations:
+        hooks.append((config.train.steps // config.train.evaluations, judge_held_out))
     try:
-        Session(config, run, state, examples, kind, started=began).run()
-    except Exception:
-        if case.kind is None:
-            raise
-    return run
+        run_loop(state, lr=config.optim.lr, clip=config.optim.clip, hooks=hooks,
+                 micro_batch=config.train.micro_batch or 1 << 20)  # fmt: skip
+    except TrainingError:  # too many steps skipped
+        assert case.kind is not None
+    verdicts += watch.verdicts
+    return verdicts, records
 
 
-def _silent(*_: object) -> None:
+def _silent(*_: object, **__: object) -> None:
     """Listen to nothing."""
 
 
@@ -82,28 +107,32 @@ def no_residual(gain: float, *, normed: bool) -> Fault:
                 block.attention_norm, block.mlp_norm = _Nothing(), _Nothing()
             for matrix in (block.attention.out.weight, block.mlp.down.weight):
                 nn.init.normal_(matrix, std=gain * matrix.shape[1] ** -0.5)
-
-            def forward(
-                h: Tensor, rotation: Any, *, block: Any = block, plain: bool = False, **use: Any
-            ) -> Tensor:
-                use.pop("index", None)
-                return block.feed(block.attend(h, rotation, plain=plain, mask=use.get("mask")), plain=plain)
-
-            block.forward = lambda h, rotation, _f=forward, **use: _f(
-                h, rotation, plain=use.get("plain", False), mask=use.get("mask")
-            )
-        _rebuild(state)
+            block.forward = _carrying(block, 0.0)
 
     return plant
+
+
+def leaking(keep: float) -> Fault:
+    """Each half of a block passes on only a part of the stream."""
+
+    def plant(state: TrainState) -> None:
+        for block in state.objective.trunk.blocks:
+            block.forward = _carrying(block, keep)
+
+    return plant
+
+
+def _carrying(block: Any, keep: float) -> Callable[..., Tensor]:
+    def forward(h: Tensor, rotation: Any, *, mask: Any = None, plain: bool = False, **_: Any) -> Tensor:
+        h = keep * h + block.attend(h, rotation, mask=mask, plain=plain)
+        return keep * h + block.feed(h, plain=plain)
+
+    return forward
 
 
 class _Nothing(nn.Module):
     def forward(self, x: Tensor, *, plain: bool = False) -> Tensor:
         return x
-
-
-def _rebuild(state: TrainState) -> None:
-    """Parameters that are gone would be missed by the optimiser's names only; nothing to do for the rest."""
 
 
 def growing_stream(factor: float) -> Fault:
@@ -174,7 +203,7 @@ def collapse(objective: Any, step: int) -> None:
 
 
 def bad_batch(at: int) -> Fault:
-    """The targets of one step are noise, ten times over."""
+    """One step's loss is three times what it should be."""
 
     def plant(state: TrainState) -> None:
         whole = state.objective.loss
@@ -205,14 +234,19 @@ def overflow(first: int, every: int) -> Fault:
     return plant
 
 
+def _model(**fields: Any) -> dict[str, dict[str, Any]]:
+    return {"model": fields}
+
+
 SICK = [
-    Case("vanishing", {"model": {"depth": 8}}, "vanishing gradient", no_residual(0.5, normed=False)),
-    Case("vanishing-shallow", {"model": {"depth": 5}}, "vanishing gradient", no_residual(0.3, normed=False)),
-    Case("exploding", {"model": {"depth": 16}}, "exploding gradient", no_residual(0.7, normed=True)),
+    Case("vanishing", _model(depth=12), "vanishing gradient", leaking(0.7)),
+    Case("vanishing-plain", _model(depth=8), "vanishing gradient", no_residual(0.5, normed=False)),
+    Case("exploding", _model(depth=16), "exploding gradient", no_residual(0.7, normed=True)),
     Case("exploding-no-norm", {"model": {"depth": 8}, "optim": {"lr": 1e-4}}, "exploding gradient", growing_stream(1.5)),
     Case("dead-layer", {}, "dead layer", silent_attention(2)),
     Case("dead-mlp", {}, "dead layer", silent_mlp(1, 1.0)),
-    Case("dead-units", {}, "dead units", silent_mlp(3, 0.6)),
+    Case("dead-by-decay", {"optim": {"optimizer": "sgd", "weight_decay": 0.1}}, "dead layer"),
+    Case("dead-units", {}, "dead units", silent_mlp(2, 0.6)),
     Case("rate-too-high", {"optim": {"optimizer": "adamw", "lr": 0.2}}, "rate too high"),
     Case("rate-too-high-muon", {"optim": {"lr": 0.5}}, "rate too high"),
     Case("rate-too-low", {"optim": {"optimizer": "adamw", "lr": 3e-5}}, "rate too low"),
@@ -221,15 +255,11 @@ SICK = [
     Case("logits", {}, "attention logits growing", every_step(sharpen)),
     Case("collapse", {}, "embeddings collapsing", every_step(collapse)),
     Case("over-fitting", {"train": {"steps": 300}, "optim": {"weight_decay": 0.0}, "data": {"validation": 0.3}}, "over-fitting",
-         text_bytes=4000),
+         text_bytes=2000),
     Case("spike", {}, "loss spike", bad_batch(100)),
     Case("spike-unguarded", {"optim": {"spike_sigmas": 1e9}}, "loss spike", bad_batch(90)),
     Case("overflow", {}, "non-finite steps", overflow(60, 7)),
 ]  # fmt: skip
-
-
-def _model(**fields: Any) -> dict[str, dict[str, Any]]:
-    return {"model": fields}
 
 
 HEALTHY = [
@@ -245,9 +275,9 @@ HEALTHY = [
     Case("dropout", _model(dropout=0.2)),
     Case("reversible", _model(coupling="reversible", depth=6)),
     Case("long-context", {"model": {"context": 160}, "batches": {"batch_tokens": 640}}),
-    Case("short-context", {"model": {"context": 12}}),
+    Case("short-context", _model(context=12)),
     Case("adamw", {"optim": {"optimizer": "adamw"}}),
-    Case("sgd", {"optim": {"optimizer": "sgd"}, "train": {"steps": 250}}),
+    Case("sgd", {"optim": {"optimizer": "sgd", "weight_decay": 0.0}, "train": {"steps": 250}}),
     Case("cosine", {"optim": {"schedule": "cosine", "optimizer": "adamw", "warmup": 0.1}}),
     Case("constant", {"optim": {"schedule": "constant"}}),
     Case("no-decay", {"optim": {"weight_decay": 0.0}}),

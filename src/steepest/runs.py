@@ -55,7 +55,7 @@ class RunFolder:
         """Append lines to ``metrics.jsonl``."""
         _append(self.metrics, *records)
 
-    def append_event(self, kind: str, **fields: Any) -> None:
+    def append_event(self, kind: str, /, **fields: Any) -> None:
         """Append one line to ``events.jsonl``, with the time of day."""
         _append(self.events, {"event": kind, "at": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **fields})
 

@@ -152,6 +152,9 @@ class Display:
     def _on_event(self, event: str, **fields: Any) -> None:
         if event in QUIET_EVENTS:
             return
+        if event == "verdict":
+            self.line("verdict", fields["sentence"])
+            return
         told = ", ".join(f"{key} {_short(value)}" for key, value in fields.items())
         self.line("event", f"{event}: {told}" if told else event)
 
