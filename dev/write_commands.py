@@ -4,7 +4,7 @@ from pathlib import Path
 
 import typer
 
-from steepest.cli import inspect, look, train, use  # noqa: F401
+from steepest.cli import inspect, inspect_health, inspect_sensitivity, look, train, use  # noqa: F401
 from steepest.cli.main import app
 
 PAGE = Path(__file__).parent.parent / "docs" / "commands.md"
