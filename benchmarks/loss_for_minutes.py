@@ -2,6 +2,8 @@
 
     python benchmarks/loss_for_minutes.py TEXT --tokens characters|bytes [--seeds 3]
 
+TEXT is a file, or python-docs: its topics in order of their names, as one file.
+
 Both sides are whole processes, timed from outside: start of Python, imports, reading, training and the loss over
 the whole held-out text (the last 10%). steepest runs as its command, default settings, ``--time`` set to the
 rival's whole wall clock; its cache is empty, so tokenizing counts. The loss of the rival is passed at the first
@@ -21,6 +23,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from steepest.data.builtin import python_docs
 
 HERE = Path(__file__).parent
 
@@ -96,6 +100,9 @@ def main() -> None:
     asked = parser.parse_args()
     out = asked.out or HERE / "results" / f"loss_for_minutes-{asked.text.stem}.json"
     folder = Path(tempfile.mkdtemp())
+    if str(asked.text) == "python-docs":
+        asked.text = folder / "python-docs.txt"
+        asked.text.write_bytes(b"\n".join(topic for (topic,) in python_docs()))
     try:
         reference = rival(asked.text, asked.tokens)
         seconds, target = reference["wall"], reference["bits_per_byte"]

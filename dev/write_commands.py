@@ -4,11 +4,22 @@ from pathlib import Path
 
 import typer
 
-from steepest.cli import inspect, inspect_health, inspect_sensitivity, look, train, use  # noqa: F401
 from steepest.cli.main import app
 
 PAGE = Path(__file__).parent.parent / "docs" / "commands.md"
-ORDER = ("train", "resume", "rewind", "generate", "evaluate", "tokenize", "runs")
+ORDER = (
+    "train",
+    "resume",
+    "rewind",
+    "generate",
+    "evaluate",
+    "ask",
+    "graph",
+    "report",
+    "export",
+    "tokenize",
+    "runs",
+)
 INTRODUCTION = """# Commands
 
 Made from the commands' own help by `python dev/write_commands.py`. Every error is one line on standard error

@@ -16,6 +16,7 @@ FLOORS = [
         "scaling",
         "graph",
         "config",
+        "units",
         "runs",
         "atomic_folder",
         "manifest",
@@ -27,7 +28,8 @@ FLOORS = [
     ["health"],
     ["train"],
     ["planning"],
-    ["report", "export", "api"],
+    ["report", "export"],
+    ["api"],
     ["cli"],
     ["__main__"],
 ]

@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from steepest.api import (
+        Plan,
         TrainedRun,
         load,
+        plan,
         resume,
         rewind,
+        scores,
         train,
     )
     from steepest.checkpoint import (
@@ -38,11 +41,15 @@ if TYPE_CHECKING:
         CheckpointError,
         ConfigError,
         DataError,
+        QueryError,
         RunError,
         SteepestError,
         StorageError,
         TokenizerError,
         TrainingError,
+    )
+    from steepest.export import (
+        export_hugging_face,
     )
     from steepest.losses import (
         chunked_cross_entropy,
@@ -85,7 +92,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _ROOMS = {
-    "steepest.api": ("TrainedRun", "load", "resume", "rewind", "train"),
+    "steepest.api": ("Plan", "TrainedRun", "load", "plan", "resume", "rewind", "scores", "train"),
     "steepest.checkpoint": ("load_checkpoint", "newest_whole", "save_checkpoint"),
     "steepest.data": (
         "Batches",
@@ -99,12 +106,14 @@ _ROOMS = {
         "CheckpointError",
         "ConfigError",
         "DataError",
+        "QueryError",
         "RunError",
         "SteepestError",
         "StorageError",
         "TokenizerError",
         "TrainingError",
     ),
+    "steepest.export": ("export_hugging_face",),
     "steepest.losses": ("chunked_cross_entropy", "cross_entropy"),
     "steepest.model": ("Transformer", "TransformerConfig", "VocabularyHead", "generate"),
     "steepest.objectives": ("NextToken", "Objective"),

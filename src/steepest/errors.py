@@ -4,6 +4,7 @@
     ├── ConfigError          an unknown key, a value out of range, options that exclude each other
     ├── DataError            input that is missing, empty, binary, unreadable or too short
     ├── TokenizerError       a vocabulary the data cannot support, text or files that cannot be encoded
+    ├── QueryError           a question that does not parse, or that graph and data do not settle
     ├── CheckpointError      a checkpoint that is damaged, foreign or absent
     ├── RunError             a run name already taken, no such run, a folder made by a newer version
     ├── TrainingError        training that cannot go on: a non-finite loss, too many skipped steps
@@ -31,6 +32,10 @@ class DataError(SteepestError):
 
 class TokenizerError(SteepestError):
     """A tokenizer that cannot be made, read or applied."""
+
+
+class QueryError(SteepestError):
+    """A question that does not parse, names what is unknown, or that graph and data do not settle."""
 
 
 class CheckpointError(SteepestError):

@@ -8,6 +8,7 @@
              /checkpoints/        see ``checkpoint.py``
              /history/            what a rewind abandoned, kept
              /result.json         what was reached
+             /score.json          what was predicted beside what was reached
 
 Lines are appended whole and flushed, so that a killed run leaves at most one broken last line, which
 reading passes over. A lock (``flock``, released by the kernel when the process dies) keeps two
@@ -50,14 +51,15 @@ class RunFolder:
     checkpoints = property(lambda self: self.path / "checkpoints", doc="The checkpoints.")
     history = property(lambda self: self.path / "history", doc="What rewinds abandoned.")
     result = property(lambda self: self.path / "result.json", doc="What was reached.")
+    score = property(lambda self: self.path / "score.json", doc="What was predicted beside what was reached.")
 
     def append_metrics(self, *records: dict[str, Any]) -> None:
         """Append lines to ``metrics.jsonl``."""
-        _append(self.metrics, *records)
+        append_lines(self.metrics, *records)
 
     def append_event(self, kind: str, /, **fields: Any) -> None:
         """Append one line to ``events.jsonl``, with the time of day."""
-        _append(self.events, {"event": kind, "at": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **fields})
+        append_lines(self.events, {"event": kind, "at": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **fields})
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """All whole lines of ``metrics.jsonl``."""
@@ -140,6 +142,16 @@ def open_run(run: str | Path, root: Path) -> RunFolder:
     raise RunError(f'no run "{run}"{listed}')
 
 
+def find_run(run: str | Path, root: Path) -> RunFolder:
+    """Like ``open_run``, but takes any folder that holds a run's files, however broken: to look, not to train."""
+    for path in (Path(run), root / run):
+        if path.is_dir() and any(
+            (path / name).exists() for name in ("run.toml", "metrics.jsonl", "plan.json")
+        ):
+            return RunFolder(path)
+    return open_run(run, root)
+
+
 def latest_run(root: Path) -> RunFolder:
     """The run changed last under ``root``."""
     runs = list_runs(root)
@@ -186,7 +198,8 @@ def remove_run(run: RunFolder) -> None:
     shutil.rmtree(run.path, ignore_errors=True)
 
 
-def _append(path: Path, *records: dict[str, Any]) -> None:
+def append_lines(path: Path, *records: dict[str, Any]) -> None:
+    """Append records to a JSON-lines file, each as a whole line."""
     try:
         with path.open("ab") as file:
             if file.tell() and not _ends_with_newline(path):

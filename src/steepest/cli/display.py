@@ -13,6 +13,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
+from steepest.units import duration, in_bytes, in_count
+
+__all__ = ["Display", "duration", "in_bytes", "in_count"]
+
 PLAIN_LINES = 20
 
 
@@ -28,7 +32,7 @@ class Display:
         self._rate = 0.0
         self._held_out = math.nan
         self._plain_due = 0.0
-        self._bytes_per_token = 1.0
+        self._bytes_per_token = math.nan  # where there is no text
         self._loss = math.nan
 
     def __call__(self, name: str, fields: dict[str, Any]) -> None:
@@ -76,35 +80,89 @@ class Display:
         self.line("", f"{summary.documents:,} document{'s' * (summary.documents != 1)}{dropped}{passed}; "
                   f"{how}: {in_count(len(held.tokens))} tokens{'; found encoded' if corpus.reused else ''}")  # fmt: skip
 
+    def _on_table(self, kind: Any) -> None:
+        from steepest.cli.ask import table_lines
+
+        for label, text in table_lines(kind.graph, kind.table):
+            self.line(label, text)
+        for note in kind.notes:
+            self.line("note", note)
+
+    def _on_cross_fitting(self, fits: int, steps: int, done: int) -> None:
+        if not done:
+            parts = "a fifth of the rows" if fits == 1 else f"each of {fits} parts of the rows"
+            self.line("held out", f"{parts}, to weigh counts and network; {steps:,} steps a fit")
+
+    def _on_cross_fitted(self, held_out: dict[str, float], carried: dict[str, list[str]]) -> None:
+        from steepest.cli.ask import floor_lines
+
+        for text in floor_lines(held_out, carried):
+            self.line("", text)
+
     def _on_machine(self, threads: int, flops: float, device: str, dtype: str) -> None:
         self.line("machine", f"{device}, {threads} thread{'s' * (threads != 1)}, {flops / 1e9:,.0f} GFLOP/s of float32 "
                   f"measured; training in {dtype}")  # fmt: skip
 
     def _on_run(self, folder: Any, config: Any, plan: dict[str, Any], resumed_at: int | None = None) -> None:
-        model, train = config.model, config.train
-        self.line("model", f"{model.depth} layers x {model.width} wide, context {model.context}, "
-                  f"{in_count(plan['parameters'])} parameters")  # fmt: skip
-        budget = f"{duration(train.time)} in all" if train.time else f"{plan['steps']:,} steps"
-        self.line("plan", f"{budget}: about {in_count(plan['tokens'])} tokens ({plan['epochs']:.1f} epochs), batch "
-                  f"{config.batches.batch_tokens:,} tokens, {config.optim.optimizer} at {config.optim.lr:.2g}")  # fmt: skip
-        self._show_memory(plan.get("memory"))
+        self._on_plan(config, plan)
         if resumed_at is not None:
             self.line("resumed", f"at step {resumed_at:,}")
         self.line("run", str(folder.path))
         self.task = None
         self._shown = time.monotonic()
 
-    def _show_memory(self, memory: dict[str, Any] | None) -> None:
+    def _on_plan(self, config: Any, plan: dict[str, Any]) -> None:
+        model, train = config.model, config.train
+        self.line("model", f"{model.depth} layers x {model.width} wide, context {model.context}, "
+                  f"{in_count(plan['parameters'])} parameters")  # fmt: skip
+        budget = f"{duration(train.time)} in all" if train.time else f"{plan['steps']:,} steps"
+        self.line("plan", f"{budget}: about {in_count(plan['tokens'])} tokens ({plan['epochs']:.1f} epochs), batch "
+                  f"{config.batches.batch_tokens:,} tokens, {config.optim.optimizer} at {config.optim.lr:.2g}")  # fmt: skip
+        self.show_memory(plan.get("memory"))
+        self._show_promise(plan)
+
+    def show_memory(self, memory: dict[str, Any] | None) -> None:
+        """The split of the batch, and the few that came next, with reasons."""
         if not memory:
             return
-        recomputed = memory["recompute_blocks"]
-        how = f"{recomputed} blocks recomputed" if recomputed else "no block recomputed"
-        self.line("memory", f"{in_bytes(memory['predicted'])} predicted of {in_bytes(memory['limit'])}: micro-batches of "
-                  f"{memory['micro_batch']}, {how}, {memory['allocator']}")  # fmt: skip
+        self.line(
+            "memory",
+            f"{in_bytes(memory['predicted'])} predicted of {in_bytes(memory['limit'])}: {_split(memory)}",
+        )
         if memory["asked"]:
-            for one in memory["considered"][1:]:
-                self.line("", f"{in_bytes(one['predicted']):>10}  micro-batches of {one['micro_batch']}, "
-                          f"{one['recompute_blocks']} recomputed, {one['allocator']}: {one['reason']}")  # fmt: skip
+            for one in memory["considered"]:
+                self.line("", f"{in_bytes(one['predicted']):>9}  {_split(one)}: {one['reason']}")
+
+    def _on_ladder(self, rungs: Any, seconds: float, reused: int) -> None:
+        found = f", {reused} of them found finished" if reused else ""
+        self.line("ladder", f"{len(rungs)} small runs planned{found}, {duration(seconds)} at most")
+
+    def _on_rung(self, finished: Any, left: float) -> None:
+        rung = finished.rung
+        rate = "" if rung.multiplier == 1 else f", rate x {rung.multiplier:.3g}"
+        again = "" if rung.seed == 0 else f", seed {rung.seed}"
+        self.line("", f"{rung.depth} x {rung.width}, {in_count(rung.n)} parameters, {in_count(finished.tokens)} tokens"
+                  f"{rate}{again}: {finished.part['bits_per_byte']:.3f} bits/byte in {finished.seconds:.1f}s")  # fmt: skip
+
+    def _show_promise(self, plan: dict[str, Any]) -> None:
+        if ladder := plan.get("ladder"):
+            points = ladder["points"]
+            sizes = len({point["n"] for point in points if point["passed"]})
+            passed = sum(point["passed"] for point in points)
+            share = f" ({ladder['seconds'] / plan['time']:.0%} of the budget)" if plan.get("time") else ""
+            self.line(
+                "ladder",
+                f"{passed} of {len(points)} points count, {sizes} sizes, {duration(ladder['seconds'])}{share}",
+            )
+        if reason := plan.get("unpredictable"):
+            self.line("predicted", f"nothing: {reason}; a forecast follows during the run")
+        if told := plan.get("prediction"):
+            self.line("predicted", f"{told['value']:.3f} bits per byte (80% interval {told['low']:.3f} to {told['high']:.3f}, "
+                      f"95% {told['low95']:.3f} to {told['high95']:.3f}), {told['extrapolation']:.0f} times the largest "
+                      "small run's compute")  # fmt: skip
+            self.line(
+                "with", " · ".join(f"{name} {other['value']:.3f}" for name, other in plan["with"].items())
+            )
 
     # -- during training ------------------------------------------------------------------------------
 
@@ -125,9 +183,10 @@ class Display:
         self._shown = now
         speed = f"{in_count(self._rate)} tokens/s  " if self._rate else ""
         held_out = "" if math.isnan(self._held_out) else f"held-out {self._held_out:.3f}  "
+        bits = self._loss / math.log(2) / self._bytes_per_token
         text = (
             f"step {record['step']:,}  loss {self._loss:.3f}  "
-            f"{self._loss / math.log(2) / self._bytes_per_token:.3f} bits/byte  {held_out}"
+            f"{'' if math.isnan(bits) else f'{bits:.3f} bits/byte  '}{held_out}"
             f"lr {record['lr']:.1e}  {speed}{duration(left)} left"
         )
         if self.console.is_terminal:
@@ -149,11 +208,20 @@ class Display:
     def _on_evaluation(self, record: dict[str, Any]) -> None:
         self._held_out = record["evaluation"].get("bits_per_byte", math.nan)
 
+    def _on_forecast(self, mark: float, value: float, low: float, high: float, **_: Any) -> None:
+        self.line(
+            "forecast", f"at {mark:.0%}: {value:.3f} bits per byte (80% interval {low:.3f} to {high:.3f})"
+        )
+
     def _on_event(self, event: str, **fields: Any) -> None:
         if event in QUIET_EVENTS:
             return
         if event == "verdict":
             self.line("verdict", fields["sentence"])
+            return
+        if event == "memory measured":
+            self.line("memory", f"{in_bytes(fields['measured'])} at the most so far, {in_bytes(fields['predicted'])} "
+                      "predicted")  # fmt: skip
             return
         told = ", ".join(f"{key} {_short(value)}" for key, value in fields.items())
         self.line("event", f"{event}: {told}" if told else event)
@@ -170,7 +238,7 @@ class Display:
 
 
 QUIET_EVENTS = {
-    "finished", "interrupted", "resumed", "horizon fixed", "horizon moved", "warm-up fixed", "memory measured",
+    "finished", "interrupted", "resumed", "horizon fixed", "horizon moved", "warm-up fixed",
 }  # fmt: skip
 
 
@@ -181,37 +249,12 @@ class _Bytes(ProgressColumn):
         return Text(f"{in_bytes(task.completed)}{total}")
 
 
-def in_bytes(count: float) -> str:
-    """Bytes for people: "31.5 MB"."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            return (
-                f"{count:,.0f} bytes"
-                if unit == "bytes"
-                else f"{count:.2f} {unit}"
-                if count < 10
-                else f"{count:.1f} {unit}"
-            )
-        count /= 1000
-    raise AssertionError
-
-
-def in_count(count: float) -> str:
-    """A count for people: "9.8M"."""
-    for unit in ("", "k", "M", "B"):
-        if abs(count) < 1000 or unit == "B":
-            return f"{count:.0f}{unit}" if not unit or abs(count) >= 100 else f"{count:.3g}{unit}"
-        count /= 1000
-    raise AssertionError
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people: "2m58s"."""
-    whole = max(0, round(seconds))
-    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
-    if hours:
-        return f"{hours}h{minutes:02d}m"
-    return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
+def _split(split: dict[str, Any]) -> str:
+    """A split of the batch in words, from plan.json."""
+    recomputed = split["recompute_blocks"]
+    early = ", updates within the backward pass" if split.get("step_in_backward") else ""
+    return f"micro-batches of {split['micro_batch']}, {recomputed or 'no'} block{'s' * (recomputed > 1)} recomputed, " \
+           f"{split['allocator']}{early}"  # fmt: skip
 
 
 def _short(value: Any) -> str:

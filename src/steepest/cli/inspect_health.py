@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steepest.cli.inspect import inspect
+from steepest.cli.inspect import config_of, inspect
 from steepest.cli.train import Cache, Runs, Set
 
 if TYPE_CHECKING:
@@ -120,13 +120,10 @@ def _look_at_run(name: str, changes: list[str], runs: Path, cache: Path | None) 
 
 def _try_config(path: Path, changes: list[str], steps: int, random: bool, cache: Path | None) -> _Looked:
     from steepest.cli.display import Display
-    from steepest.config import build, load_toml, override
     from steepest.data import default_cache
     from steepest.train.health_trial import try_health
-    from steepest.train.run import RunConfig
 
-    values = {key: value for key, value in load_toml(path).items() if key != "format"}
-    given = build(RunConfig, override(values, changes))
+    given = config_of(str(path), changes, Path())
     display = Display()
 
     def listen(name: str, fields: dict[str, Any]) -> None:
@@ -216,9 +213,7 @@ def _bars(values: list[float | None]) -> str:
     if not known:
         return "?" * len(values)
     low, high = min(known), max(max(known), min(known) + 1)
-    return "".join(
-        "·" if log is None else BARS[_level((log - low) / (high - low), len(BARS))] for log in logs
-    )
+    return "".join("·" if log is None else BARS[level((log - low) / (high - low), len(BARS))] for log in logs)
 
 
 def level(share: float, levels: int) -> int:

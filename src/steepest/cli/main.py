@@ -23,7 +23,6 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line; the entry point of the ``steepest`` script."""
-    from steepest.cli import inspect, inspect_health, inspect_sensitivity, look, train, use  # noqa: F401  registers the commands
 
     debug = "--debug" in sys.argv
     if debug:

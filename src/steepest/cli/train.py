@@ -1,7 +1,7 @@
 """``steepest train``, ``resume`` and ``rewind``."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -62,12 +62,31 @@ def train(
     text_column: Annotated[
         str | None, typer.Option(help="Column of the text in JSONL, CSV or Parquet.")
     ] = None,
+    graph: Annotated[
+        str | None,
+        typer.Option(help="The causal graph of a table's columns, to train --objective causal-graph."),
+    ] = None,
+    missing: Annotated[
+        Literal["drop", "category"] | None, typer.Option(help="What to do with a table's empty cells.")
+    ] = None,
+    bins: Annotated[
+        int | None, typer.Option(help="Cut a table's columns of numbers into so many quantiles.")
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(help="Seed of the weights and of the order of the data.")
     ] = None,
     keep: Annotated[int | None, typer.Option(help="Newest checkpoints to keep, besides the best.")] = None,
     config: Annotated[Path | None, typer.Option(help="A TOML file with the tables of run.toml.")] = None,
     changes: Set = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="Carry out this plan.json (see steepest plan), as it is.")
+    ] = None,
+    ladder: Annotated[
+        bool,
+        typer.Option(
+            "--ladder/--no-plan", help="Plan with small runs first, or take the size from speed alone."
+        ),
+    ] = True,
     runs: Runs = Path("runs"),
     cache: Cache = None,
 ) -> None:
@@ -82,6 +101,9 @@ def train(
     options = {
         "objective.kind": objective,
         "objective.metric": metric,
+        "objective.graph": graph,
+        "objective.missing": missing,
+        "objective.bins": bins,
         "data.text_column": text_column,
         "tokenizer.kind": tokenizer,
         "tokenizer.vocab_size": None
@@ -114,6 +136,8 @@ def train(
             cache=cache,
             config=config,
             overrides=[*given, *(changes or [])],
+            plan=plan,
+            ladder=ladder,
             listen=display,
             started=began,
         )
@@ -194,6 +218,11 @@ def _conclude(run: Any, runs: Path) -> None:
     if not result.finished:
         print(f"stopped at step {result.step:,}, saved; go on with: {_command('resume', name, runs)}")
         raise typer.Exit(128 + (result.signal or 2))
+    if run.config.objective.kind == "causal-graph":
+        from steepest.cli.ask import conclude
+
+        conclude(run, lambda verb: _command(verb, name, runs))
+        return
     chosen = (
         ""
         if result.best_step == result.step
@@ -217,12 +246,18 @@ def _conclude(run: Any, runs: Path) -> None:
                 f"top-1 accuracy {metrics['accuracy']:.1%}"
             )
         print(f"{'':<10}{others}, {trained}")
+    if run.score is not None:
+        from steepest.cli.plan import told_score
+
+        for line in told_score(run.score):
+            print(f"{'':<10}{line}")
     if sample := result.conclusion.get("sample"):
         print("\nwritten by the model:\n\n    " + sample.strip("\n").replace("\n", "\n    "))
     print(
         f"\ngo on with\n"
         f'    {_command("generate", name, runs)} --prompt "..."\n'
         f"    {_command('evaluate', name, runs)} FILE\n"
+        f"    {_command('report', name, runs)} --open\n"
         f"    {_command('rewind', name, runs)} --to STEP --set optim.lr=1e-3\n"
         f"    steepest runs"
     )

@@ -1,4 +1,4 @@
-"""``steepest generate`` and ``steepest evaluate``: use a trained run."""
+"""``steepest generate``, ``evaluate`` and ``export``: use a trained run."""
 
 import sys
 from pathlib import Path
@@ -76,3 +76,24 @@ def evaluate(
     )
     for name, value in metrics.items():
         print(f"    {name.replace('_', ' '):<15}{value:.4f}")
+
+
+@app.command()
+def export(
+    run: Run,
+    folder: Annotated[Path, typer.Argument(help="A new folder to write.")],
+    step: Step = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Write a Hugging Face folder that transformers loads as a stock Qwen3, verified logit by logit.
+
+    Example: steepest export run-001 my-model
+    """
+    from steepest import api
+
+    difference = api.load(run, runs=runs, step=step).export(folder)
+    print(f"written to {folder}")
+    if difference is None:
+        print("not verified: pip install 'steepest[export]' brings transformers, which loads it back")
+    else:
+        print(f"verified: loaded back by transformers, its logits differ by {difference:.1g} at most")

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from steepest.model.cache import KeyValueCache
+from steepest.model.cache import KeysAndValues
 from steepest.model.initial import linear
 from steepest.model.rotary import Rotation, queries_keys_values
 
@@ -126,7 +126,7 @@ class Attention(nn.Module):
         *,
         mask: Tensor | None = None,
         plain: bool = False,
-        cache: KeyValueCache | None = None,
+        cache: KeysAndValues | None = None,
         block: int = 0,
     ) -> Tensor:
         """Map normalised states (B, T, D) to what attention adds to the residual stream."""

@@ -7,10 +7,25 @@ Memory: depth * 2 * kv_heads * head_dim * capacity numbers a sequence, allocated
 Shapes: B sequences, G key (and value) heads, S stored positions, E head width.
 """
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
 from steepest.errors import ConfigError
+
+
+class KeysAndValues(Protocol):
+    """What a trunk asks of a cache: the keys and values, block by block, that the queries at hand may see."""
+
+    def __len__(self) -> int:
+        """Positions before those at hand."""
+
+    def store(self, block: int, k_BGTE: Tensor, v_BGTE: Tensor) -> tuple[Tensor, Tensor]:
+        """Take keys and values of the positions at hand; give all that are to be attended to."""
+
+    def advance(self, positions: int) -> None:
+        """Every block has stored so many positions."""
 
 
 class KeyValueCache:

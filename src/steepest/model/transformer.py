@@ -32,7 +32,7 @@ from steepest.errors import ConfigError
 from steepest.memory.activation_checkpointing import run_layers
 from steepest.memory.reversible import Grid, reversible
 from steepest.model.attention import Attention
-from steepest.model.cache import KeyValueCache
+from steepest.model.cache import KeysAndValues, KeyValueCache
 from steepest.model.initial import initialise
 from steepest.model.norm import RMSNorm, compute_dtype
 from steepest.model.rotary import Rotation, rotation_at
@@ -147,7 +147,7 @@ class Block(nn.Module):
         *,
         mask: Tensor | None = None,
         plain: bool = False,
-        cache: KeyValueCache | None = None,
+        cache: KeysAndValues | None = None,
         block: int = 0,
     ) -> Tensor:
         """Map the residual stream (B, T, D) to the next block's."""
@@ -163,7 +163,7 @@ class Block(nn.Module):
         *,
         mask: Tensor | None = None,
         plain: bool = False,
-        cache: KeyValueCache | None = None,
+        cache: KeysAndValues | None = None,
         block: int = 0,
     ) -> Tensor:
         """What the attention half adds to a stream (B, T, D)."""
@@ -228,7 +228,7 @@ class Transformer(nn.Module):
         *,
         mask: Tensor | None = None,
         positions_BT: Tensor | None = None,
-        cache: KeyValueCache | None = None,
+        cache: KeysAndValues | None = None,
         plain: bool = False,
     ) -> Tensor:
         """Hidden states of every position.

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from steepest.objectives.base import KindConfig, Objective
+from steepest.objectives.causal_graph import CausalGraph, CausalGraphConfig
 from steepest.objectives.classification import ClassificationConfig
 from steepest.objectives.next_token import NextToken, NextTokenConfig
 
@@ -15,11 +16,13 @@ def _next_token_by_default(value: Any) -> Any:
 
 # One table ``[objective]``, told apart by its ``kind``; a new objective is one more member.
 ObjectiveConfig = Annotated[
-    Annotated[NextTokenConfig | ClassificationConfig, Field(discriminator="kind")],
+    Annotated[NextTokenConfig | ClassificationConfig | CausalGraphConfig, Field(discriminator="kind")],
     BeforeValidator(_next_token_by_default),
 ]
 
 __all__ = [
+    "CausalGraph",
+    "CausalGraphConfig",
     "ClassificationConfig",
     "KindConfig",
     "NextToken",

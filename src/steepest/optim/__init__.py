@@ -16,6 +16,7 @@ from steepest.optim.optimizers import Optimizers, build_optimizer
 from steepest.optim.schedules import (
     Decision,
     constant,
+    cooldown_share,
     cosine,
     linear,
     piecewise,
@@ -31,6 +32,7 @@ __all__ = [
     "build_optimizer",
     "clip_grad_norm_",
     "constant",
+    "cooldown_share",
     "cosine",
     "default_lr",
     "linear",

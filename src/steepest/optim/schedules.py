@@ -94,6 +94,15 @@ def step_schedule(config: OptimConfig, total: int) -> Callable[[int], float]:
             )
 
 
+def cooldown_share(config: OptimConfig) -> float:
+    """Share of a run in which the rate falls: "linear" and "cosine" fall from the end of the warm-up.
+
+    >>> cooldown_share(OptimConfig(schedule="cosine", warmup=0.02)), cooldown_share(OptimConfig(schedule="constant"))
+    (0.98, 0.0)
+    """
+    return {"wsd": config.cooldown, "constant": 0.0}.get(config.schedule, 1 - config.warmup)
+
+
 @dataclass(frozen=True)
 class Decision:
     """From ``factor`` at ``step`` go to ``final`` at ``step + remaining``, then stay there.

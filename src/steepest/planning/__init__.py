@@ -1,5 +1,11 @@
-"""Planning: measure this machine, then choose what a budget buys before training starts."""
+"""Planning: measure this machine, climb a ladder of small runs, choose what a budget buys, promise a loss, keep score."""
 
-from steepest.planning.choose import choose, limit_vocabulary
+from steepest.planning.choose import Circumstances, choose, limit_vocabulary
+from steepest.planning.forecast import Forecaster, keep_score
+from steepest.planning.ledger import Ledger
+from steepest.planning.plan_file import check_plan, plan_record, read_plan
 
-__all__ = ["choose", "limit_vocabulary"]
+__all__ = [
+    "Circumstances", "Forecaster", "Ledger", "check_plan", "choose", "keep_score", "limit_vocabulary", "plan_record",
+    "read_plan",
+]  # fmt: skip

@@ -1,16 +1,16 @@
 """Choose what is not given: the model's size from the time, then batch, rate, threads and split.
 
-The rule for the size, until a ladder of small runs does better: measure the seconds per token of a few sizes and
-take the size that sees about ``TOKENS_PER_PARAMETER`` tokens for each of its matrix parameters in the time there
-is. Four is what the first minutes of training ask for (measured, docs/planning.md); long runs of large models ask
-for about 20 (J. Hoffmann et al., https://arxiv.org/abs/2203.15556).
+    measure     threads, dtype, seconds per token of a few sizes            (``measure``)
+    rule        a size from speed alone: the prior plan, and the whole plan where no ladder pays     (``rules``)
+    ladder      small runs within a tenth of the time, and the law fitted to them      (``promise``)
+    choose      the size with the least predicted loss, with the prediction and its intervals
 
 With a budget in steps, tokens or epochs nothing is measured: the run is a pure function of config and seed.
 """
 
-import math
 import time
-from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,99 +19,72 @@ from steepest.data.examples import Examples
 from steepest.errors import ConfigError
 from steepest.model import TransformerConfig
 from steepest.model.size import flops_per_token, n_matrix_parameters, n_parameters
-from steepest.optim import default_lr
-from steepest.optim.muon import product_dtype
-from steepest.planning.measure import StepProbe, interpolate_speed, matrix_product_flops
+from steepest.planning.measure import Pace, measure_pace, settle
+from steepest.planning.menu import Menu
+from steepest.planning.promise import LADDER_SHARE, LEAST_TIME, PLANNING_SHARE, Promise, promise
+from steepest.planning.rules import (
+    default_batch_tokens,
+    default_dropout,
+    default_micro_batch,
+    member,
+    with_rate,
+)
 from steepest.train.footprint import subject_of
 from steepest.train.kinds import Kind
-from steepest.train.run import Listener, RunConfig, resolve_autocast, resolve_device, total_steps
-from steepest.train.speed import fastest_threads, seconds_of, thread_candidates, usable_cores
+from steepest.train.run import Listener, RunConfig, resolve_device, total_steps
+from steepest.train.speed import usable_cores
 from steepest.train.split import fit
 
-TOKENS_PER_PARAMETER = 4.0
-MOST_EPOCHS, LARGEST_SHARE = 7.0, 8.0
 LEAST_SECONDS = 5.0
-MEASURING_SHARE = 0.25  # of the time, all that comes before it included, after which no more is measured
-TRAINING_SHARE = 0.92  # of the time left after planning; the rest is evaluations, checkpoints, the sample
+START_SECONDS = 5.0  # of a run that was planned ahead, before it trains
 COMPILE_SECONDS, COMPILE_GAIN = 40.0, 0.15  # torch.compile's warm-up, and the share of the time it saves
-PROBE_TOKENS = 2048  # of the steps that are timed
-SETTLING_TOKENS = 1024  # of those that only decide on threads and dtype
-MICRO_BATCH_TOKENS = 4096  # tokens whose activations are held at once on a CPU
-
-# Depth and width from small to large; heads of 64, so no width below 128 but the smallest.
-FAMILY = (
-    (1, 64), (1, 128), (2, 128), (3, 128), (4, 128), (5, 128), (6, 128), (4, 192), (5, 192), (6, 192), (5, 256),
-    (6, 256), (8, 256), (6, 384), (8, 384), (8, 512), (10, 640), (12, 768), (16, 1024),
-)  # fmt: skip
 MIDDLING = (2, 128)  # whose steps decide on threads and dtype
-PROBED = (
-    ((1, 128), 0.0),
-    ((4, 128), 0.0),
-    ((6, 256), 240.0),
-    ((8, 512), 3600.0),
-)  # with the least time for each
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What a choice depends on besides what the user set.
+
+    Attributes:
+        started: ``time.monotonic()`` when the command began.
+        cache: where ladders and predictions are kept; without it there is no ladder, and the rule decides.
+        ahead: the run comes later: what planning takes is not taken from its time.
+        machine_factor: how many times as fast as this one the machine is that will train.
+    """
+
+    started: float
+    cache: Path | None = None
+    ahead: bool = False
+    machine_factor: float = 1.0
+
+    def elapsed(self) -> float:
+        """Seconds since the command began."""
+        return time.monotonic() - self.started
 
 
 def choose(
-    given: RunConfig, examples: Examples, kind: Kind, *, started: float, listen: Listener
+    given: RunConfig, examples: Examples, kind: Kind, where: Circumstances, listen: Listener
 ) -> tuple[RunConfig, dict[str, Any]]:
     """Resolve every choice the user left open; returns the whole config and a record of what was measured.
 
     Args:
         given: what the user set (its ``model_fields_set`` tells what that was).
-        started: ``time.monotonic()`` when the command began.
     """
+    if (own := kind.choose(given, examples, started=where.started, listen=listen)) is not None:
+        return own
     device = resolve_device(given.train.device)
-    threads = given.train.threads or usable_cores()
     if device.type == "cpu":
-        torch.set_num_threads(threads)
-    seconds = None if given.train.time is None else given.train.time - (time.monotonic() - started)
+        torch.set_num_threads(given.train.threads or usable_cores())
     fixed: dict[str, Any] = kind.shape(given) | given.model.model_dump(exclude_unset=True)
-    record: dict[str, Any] = {}
-    if seconds is not None and seconds < LEAST_SECONDS:
-        raise ConfigError(
-            f"--time {given.train.time:g}s is too short: {seconds:.0f}s would be left for training after reading and "
-            f"tokenizing, and {LEAST_SECONDS:.0f}s is the least; give more time, or a budget in --steps"
-        )
     if given.train.time is None:
-        model = TransformerConfig(**fixed)
-        expected = None
+        config, memory = _settled(given, TransformerConfig(**fixed), None, examples, kind)
+        record: dict[str, Any] = {"memory": memory}
     else:
-        given = _settle(given, _member(fixed, MIDDLING), device, record)
-        threads = given.train.threads or threads
-        listen(
-            "machine",
-            {"threads": threads, "flops": record["flops"], "device": device.type, "dtype": given.train.dtype},
-        )
-        model, expected = _by_time(given, fixed, device, started, examples.train_tokens, record)
-    batch_tokens = given.batches.batch_tokens or default_batch_tokens(model.context, expected)
-    optim = given.optim
-    if optim.lr is None:
-        optim = optim.replace(lr=default_lr(optim.optimizer, width=model.width, batch_tokens=batch_tokens))
-    compiled = given.train.compile
-    if compiled is None:
-        compiled = given.train.time is not None and COMPILE_GAIN * given.train.time > 2 * COMPILE_SECONDS
-    config = given.replace(
-        model=model,
-        batches=given.batches.replace(batch_tokens=batch_tokens),
-        optim=optim,
-        train=given.train.replace(
-            threads=threads,
-            compile=compiled,
-            expected_tokens=expected,
-        ),
-    )
-    config, fitted = fit(
-        config,
-        preferred=_micro_batch(batch_tokens, model.context, device),
-        subject=subject_of(config, examples, kind.objective),
-        corpus_bytes=(2 if model.vocab_size <= 2**16 else 4)
-        * (examples.train_tokens + examples.held_out_tokens),
-    )
-    record["memory"] = fitted.record()
+        config, record = _by_time(given, fixed, examples, kind, where, listen)
+    model, batch_tokens = config.model, config.batches.batch_tokens or config.model.context
     n_sequences = max(1, (examples.train_tokens - 1) // model.context)
     tokens = (
-        expected
+        config.train.expected_tokens
         or total_steps(config, n_sequences) * max(1, round(batch_tokens / model.context)) * model.context
     )
     record |= {
@@ -125,6 +98,134 @@ def choose(
     return config, record
 
 
+def _by_time(
+    given: RunConfig,
+    fixed: dict[str, Any],
+    examples: Examples,
+    kind: Kind,
+    where: Circumstances,
+    listen: Listener,
+) -> tuple[RunConfig, dict[str, Any]]:
+    """Measure, climb a ladder if there is time for one, and take the size with the least predicted loss."""
+    budget, device = given.train.time or 0.0, resolve_device(given.train.device)
+    if budget - where.elapsed() < LEAST_SECONDS:
+        raise ConfigError(
+            f"--time {budget:g}s is too short: {budget - where.elapsed():.0f}s would be left for training after reading "
+            f"and tokenizing, and {LEAST_SECONDS:.0f}s is the least; give more time, or a budget in --steps"
+        )
+    began = time.monotonic()
+    record: dict[str, Any] = {"time": budget, "machine_factor": where.machine_factor}
+    given = settle(given, member(fixed, MIDDLING), device, record)
+    listen("machine", {"threads": given.train.threads or 1, "flops": record["flops"], "device": device.type,
+                       "dtype": given.train.dtype})  # fmt: skip
+    pace = measure_pace(given, fixed, device, where.started)
+    record["seconds_per_token"] = pace.measured
+    climbing = where.cache is not None and budget >= LEAST_TIME
+    allowed = (
+        min(LADDER_SHARE * budget, PLANNING_SHARE * budget - (time.monotonic() - began)) if climbing else 0.0
+    )
+
+    def menu(pace: Pace, still: float) -> Menu:
+        # Never less than a little: a budget that measuring has eaten still gets its smallest model.
+        spent = START_SECONDS if where.ahead else where.elapsed() + still
+        seconds = where.machine_factor * max(budget - spent, 0.05 * budget)
+        return Menu.of(given, fixed, pace, seconds, examples.train_tokens)
+
+    if where.cache is not None and climbing:
+        found = promise(
+            given,
+            fixed,
+            examples,
+            kind,
+            menu(pace, allowed),
+            pace,
+            where.cache,
+            seconds=allowed,
+            listen=listen,
+        )
+    else:
+        found = Promise(reason="" if where.cache is None else f"{budget:.0f}s are too short for a ladder of small runs; "
+                        f"{LEAST_TIME:.0f}s would do")  # fmt: skip
+    final = menu(pace.times(found.slowness), 0.0)
+    return _decide(given, final, found, examples, kind, where, record)
+
+
+def _decide(
+    given: RunConfig, menu: Menu, found: Promise, examples: Examples, kind: Kind, where: Circumstances,
+    record: dict[str, Any],
+) -> tuple[RunConfig, dict[str, Any]]:  # fmt: skip
+    """The best size that fits the memory, and what is promised of it."""
+    whole, index = menu, menu.best(found.outlook)
+
+    def settled(menu: Menu, index: int, given: RunConfig = given) -> tuple[RunConfig, dict[str, Any]]:
+        model = menu.models[index]
+        if "dropout" not in given.model.model_fields_set:
+            model = model.replace(dropout=default_dropout(menu.epochs(index)))
+        return _settled(given, model, max(1, int(menu.tokens[index])), examples, kind, found.multiplier)
+
+    while True:
+        try:
+            config, record["memory"] = settled(menu, index)
+            break
+        except ConfigError:
+            if index == 0 or given.train.memory is None:
+                raise
+            menu = menu.up_to(index)
+            index = menu.best(found.outlook)
+    if found.record is not None:
+        record["ladder"] = found.record
+    outlook = found.outlook
+    if outlook is None or outlook.law is None:
+        record["unpredictable"] = found.reason
+        return config, record
+
+    def more_memory() -> int:
+        for larger in range(whole.best(outlook), index, -1):
+            try:
+                settled(
+                    whole,
+                    larger,
+                    given.replace(train=given.train.replace(memory=2 * (given.train.memory or 0))),
+                )
+            except ConfigError:
+                continue
+            return larger
+        return index
+
+    record |= outlook.record(
+        menu, index, memory=whole if given.train.memory is None else whole.only(more_memory())
+    )  # fmt: skip
+    return config, record
+
+
+def _settled(
+    given: RunConfig, model: TransformerConfig, expected: int | None, examples: Examples, kind: Kind,
+    multiplier: float = 1.0,
+) -> tuple[RunConfig, dict[str, Any]]:  # fmt: skip
+    """The whole config of a run of a model over some tokens, and how its memory is split."""
+    device = resolve_device(given.train.device)
+    batch_tokens = given.batches.batch_tokens or default_batch_tokens(model.context, expected)
+    optim = with_rate(given.optim, width=model.width, batch_tokens=batch_tokens, multiplier=multiplier)
+    compiled = given.train.compile
+    if compiled is None:
+        compiled = given.train.time is not None and COMPILE_GAIN * given.train.time > 2 * COMPILE_SECONDS
+    threads = given.train.threads or usable_cores()
+    config = given.replace(
+        model=model,
+        batches=given.batches.replace(batch_tokens=batch_tokens),
+        optim=optim,
+        train=given.train.replace(threads=threads, compile=compiled, expected_tokens=expected),
+    )
+    config, fitted = fit(
+        config,
+        preferred=default_micro_batch(batch_tokens, model.context, device),
+        subject=subject_of(config, examples, kind.objective),
+        corpus_bytes=(2 if model.vocab_size <= 2**16 else 4)
+        * (examples.train_tokens + examples.held_out_tokens),
+    )
+    return config, fitted.record()
+
+
 def limit_vocabulary(given: RunConfig) -> RunConfig:
     """Minutes on a CPU cannot feed a large vocabulary: at most 4,096 tokens below half an hour."""
     time, tokenizer = given.train.time, given.tokenizer
@@ -133,132 +234,3 @@ def limit_vocabulary(given: RunConfig) -> RunConfig:
     if "vocab_limit" in tokenizer.model_fields_set or tokenizer.vocab_size != "auto":
         return given
     return given.replace(tokenizer=tokenizer.replace(vocab_limit=4096))
-
-
-def _by_time(
-    given: RunConfig,
-    fixed: dict[str, Any],
-    device: torch.device,
-    started: float,
-    unique: int,
-    record: dict[str, Any],
-) -> tuple[TransformerConfig, int]:
-    """The model that suits the time left and the ``unique`` tokens there are, and the tokens it will see."""
-    assert given.train.time is not None
-    sized = bool({"depth", "width"} & given.model.model_fields_set)
-    shapes = [shape for shape, least in PROBED if given.train.time >= least]
-    probes = [TransformerConfig(**fixed)] if sized else [_member(fixed, shape) for shape in shapes]
-    measured: dict[int, float] = {}
-    for model in probes:
-        if measured and time.monotonic() - started > MEASURING_SHARE * given.train.time:
-            break
-        measured[n_matrix_parameters(model)] = StepProbe(**_probe(given, model, device)).seconds_per_token()
-    record["seconds_per_token"] = measured
-    # Never less than a little: a budget that measuring has eaten still gets its smallest model.
-    left = TRAINING_SHARE * max(given.train.time - (time.monotonic() - started), 0.05 * given.train.time)
-    family = probes if sized else [_member(fixed, shape) for shape in FAMILY]
-    sizes = [n_matrix_parameters(model) for model in family]
-    tokens = [left / interpolate_speed(measured, size) for size in sizes]
-    index = choose_size(sizes, tokens, unique)
-    model, epochs = family[index], tokens[index] / max(unique, 1)
-    if "dropout" not in given.model.model_fields_set:
-        model = model.replace(dropout=default_dropout(epochs))
-    return model, max(1, int(tokens[index]))
-
-
-def choose_size(sizes: Sequence[int], tokens: Sequence[float], unique: int) -> int:
-    """Which of some sizes to train, given the tokens that each would see in the time there is.
-
-    The one whose tokens per parameter are nearest to ``TOKENS_PER_PARAMETER``; but where that would repeat the
-    text more than ``MOST_EPOCHS`` times, a larger one that sees it less often, up to ``LARGEST_SHARE`` parameters
-    a token of text.
-
-    >>> sizes, tokens = [200_000, 400_000, 800_000, 1_600_000], [4e6, 2e6, 1e6, 5e5]
-    >>> choose_size(sizes, tokens, unique=10_000_000), choose_size(sizes, tokens, unique=200_000)
-    (1, 2)
-    """
-    allowed = [
-        index for index, size in enumerate(sizes)
-        if tokens[index] <= MOST_EPOCHS * unique or size >= LARGEST_SHARE * unique
-    ] or [len(sizes) - 1]  # fmt: skip
-    return min(allowed, key=lambda index: abs(math.log(tokens[index] / sizes[index] / TOKENS_PER_PARAMETER)))
-
-
-def default_dropout(epochs: float) -> float:
-    """None while text is fresh; 0.03 an epoch from the fourth on, 0.3 at most.
-
-    >>> [default_dropout(epochs) for epochs in (1, 3.9, 7, 20)]
-    [0.0, 0.0, 0.21, 0.3]
-    """
-    return 0.0 if epochs < 4 else round(min(0.3, 0.03 * epochs), 3)
-
-
-def _settle(
-    given: RunConfig, model: TransformerConfig, device: torch.device, record: dict[str, Any]
-) -> RunConfig:
-    """Thread count and dtype that make a real step of a middling model fastest, where they were left open.
-
-    One thread comes first: on a busy machine several can be twenty times slower, and measuring must stay short.
-    """
-    train = given.train
-    if device.type == "cpu":
-        candidates = [train.threads] if train.threads else sorted(thread_candidates())
-        torch.set_num_threads(candidates[0])
-        dtypes: tuple[str, ...] = (train.dtype,)
-        if train.dtype == "auto":  # where bfloat16 is emulated, a step may take ten times as long
-            native = product_dtype(torch.zeros(1)) == torch.bfloat16
-            dtypes = ("float32", "bfloat16") if native else ("float32",)
-        probes = {
-            dtype: StepProbe(
-                **_probe(given.replace(train=train.replace(dtype=dtype)), model, device, SETTLING_TOKENS)
-            )
-            for dtype in dtypes
-        }
-        seconds = {dtype: seconds_of(probe, repeats=2) for dtype, probe in probes.items()}
-        dtype = min(seconds, key=lambda name: seconds[name])
-        if seconds[dtype] > 0.9 * seconds.get("float32", math.inf):
-            dtype = "float32"  # a small gain is not worth the rounding
-        record["step_seconds_by_dtype"] = seconds
-        threads = candidates[0]
-        if len(candidates) > 1:
-            threads, record["step_seconds_by_threads"] = fastest_threads(probes[dtype], candidates, repeats=2)
-        train = train.replace(dtype=dtype, threads=threads)
-    record["flops"] = matrix_product_flops(device=device)
-    return given.replace(train=train)
-
-
-def _member(fixed: dict[str, Any], shape: tuple[int, int]) -> TransformerConfig:
-    return TransformerConfig(**{"depth": shape[0], "width": shape[1], **fixed})
-
-
-def _probe(
-    given: RunConfig, model: TransformerConfig, device: torch.device, tokens: int = PROBE_TOKENS
-) -> dict[str, Any]:
-    tokens = given.batches.batch_tokens or tokens
-    return {
-        "model": model,
-        "optim": given.optim,
-        "sequences": max(1, round(tokens / model.context)),
-        "micro_batch": given.train.micro_batch or _micro_batch(tokens, model.context, device),
-        "device": device,
-        "autocast": resolve_autocast(given, device),
-    }
-
-
-def default_batch_tokens(context: int, tokens: int | None) -> int:
-    """Tokens a step: the power of two next to 1.5 sqrt(tokens of the whole run), between 1,024 and 2^19.
-
-    >>> [default_batch_tokens(256, tokens) for tokens in (500_000, 2_000_000, 10_000_000, 1_000_000_000)]
-    [1024, 2048, 4096, 65536]
-    """
-    wanted = 2048 if tokens is None else 2 ** round(math.log2(1.5 * math.sqrt(tokens)))
-    return max(context, min(max(wanted, 1024), 2**19))
-
-
-def _micro_batch(batch_tokens: int, context: int, device: torch.device) -> int:
-    """Sequences held at once: on a CPU the largest equal part of the batch that its caches like."""
-    sequences = max(1, round(batch_tokens / context))
-    if device.type != "cpu":
-        return sequences
-    limit = max(1, MICRO_BATCH_TOKENS // context)
-    return max(part for part in range(1, min(sequences, limit) + 1) if sequences % part == 0)

@@ -7,19 +7,125 @@ Between measured widths the seconds per token are interpolated in log-log:
 because at small widths the cost is overhead (flat) and at large ones arithmetic (slope 1).
 """
 
+import math
+import platform
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from steepest.data import Batch
 from steepest.model import Transformer, TransformerConfig
+from steepest.model.size import n_matrix_parameters
 from steepest.objectives import NextToken
 from steepest.optim import OptimConfig, build_optimizer
-from steepest.train.speed import seconds_of
+from steepest.optim.muon import product_dtype
+from steepest.planning.rules import default_micro_batch, member
+from steepest.train.run import RunConfig, resolve_autocast
+from steepest.train.speed import fastest_threads, seconds_of, thread_candidates, usable_cores
 from steepest.train.spikes import SpikeGuard
 from steepest.train.step import train_step
+
+MEASURING_SHARE = 0.25  # of the time, all that comes before it included, after which no more is measured
+PROBING_SHARE = 0.03  # of the time, after which no further size is timed
+PROBE_TOKENS = 2048  # of the steps that are timed
+SETTLING_TOKENS = 1024  # of those that only decide on threads and dtype
+PROBED = (
+    ((1, 128), 0.0),
+    ((4, 128), 0.0),
+    ((1, 32), 100.0),
+    ((2, 64), 100.0),
+    ((6, 256), 240.0),
+    ((8, 512), 3600.0),
+)  # shapes, with the least time for each
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast this machine trains.
+
+    Attributes:
+        measured: seconds per token of a step, by matrix parameters.
+        slowness: how many times as long steps take in a run as in a measurement.
+    """
+
+    measured: dict[int, float] = field(default_factory=dict)
+    slowness: float = 1.0
+
+    def seconds_per_token(self, parameters: float) -> float:
+        """Of a model of some matrix parameters, interpolated."""
+        return self.slowness * interpolate_speed(self.measured, parameters)
+
+    def times(self, slowness: float) -> "Pace":
+        """The same, slower."""
+        return replace(self, slowness=self.slowness * slowness)
+
+
+def measure_pace(given: RunConfig, fixed: dict[str, Any], device: torch.device, started: float) -> Pace:
+    """Time real steps of a few sizes, or of the one the user gave."""
+    assert given.train.time is not None
+    sized = bool({"depth", "width"} & given.model.model_fields_set)
+    shapes = [shape for shape, least in PROBED if given.train.time >= least]
+    probes = [TransformerConfig(**fixed)] if sized else [member(fixed, shape) for shape in shapes]
+    measured: dict[int, float] = {}
+    began, budget = time.monotonic(), given.train.time
+    for model in probes:
+        spent = time.monotonic() - began > PROBING_SHARE * budget
+        if measured and (spent or time.monotonic() - started > MEASURING_SHARE * budget):
+            break
+        measured[n_matrix_parameters(model)] = StepProbe(**_probe(given, model, device)).seconds_per_token()
+    return Pace(measured)
+
+
+def settle(
+    given: RunConfig, model: TransformerConfig, device: torch.device, record: dict[str, Any]
+) -> RunConfig:
+    """Thread count and dtype that make a real step of a middling model fastest, where they were left open.
+
+    One thread comes first: on a busy machine several can be twenty times slower, and measuring must stay short.
+    """
+    train = given.train
+    if device.type == "cpu":
+        candidates = [train.threads] if train.threads else sorted(thread_candidates())
+        torch.set_num_threads(candidates[0])
+        dtypes: tuple[str, ...] = (train.dtype,)
+        if train.dtype == "auto":  # where bfloat16 is emulated, a step may take ten times as long
+            native = product_dtype(torch.zeros(1)) == torch.bfloat16
+            dtypes = ("float32", "bfloat16") if native else ("float32",)
+        probes = {
+            dtype: StepProbe(
+                **_probe(given.replace(train=train.replace(dtype=dtype)), model, device, SETTLING_TOKENS)
+            )
+            for dtype in dtypes
+        }
+        seconds = {dtype: seconds_of(probe, repeats=2) for dtype, probe in probes.items()}
+        dtype = min(seconds, key=lambda name: seconds[name])
+        if seconds[dtype] > 0.9 * seconds.get("float32", math.inf):
+            dtype = "float32"  # a small gain is not worth the rounding
+        record["step_seconds_by_dtype"] = seconds
+        threads = candidates[0]
+        if len(candidates) > 1:
+            threads, record["step_seconds_by_threads"] = fastest_threads(probes[dtype], candidates, repeats=2)
+        train = train.replace(dtype=dtype, threads=threads)
+    record["flops"] = matrix_product_flops(device=device)
+    return given.replace(train=train)
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What this machine is, for telling it from another: the processor and how many cores may be used, or the GPU."""
+    if device.type == "cuda":
+        return {"device": "cuda", "processor": torch.cuda.get_device_name(device), "cores": 1}
+    name = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
+    except OSError:
+        pass  # not Linux
+    return {"device": device.type, "processor": name, "cores": usable_cores()}
 
 
 def matrix_product_flops(
@@ -89,3 +195,17 @@ def interpolate_speed(measured: Mapping[int, float], parameters: float) -> float
     return float(
         np.exp(np.interp(np.log(parameters), np.log(sizes), np.log([measured[size] for size in sizes])))
     )
+
+
+def _probe(
+    given: RunConfig, model: TransformerConfig, device: torch.device, tokens: int = PROBE_TOKENS
+) -> dict[str, Any]:
+    tokens = given.batches.batch_tokens or tokens
+    return {
+        "model": model,
+        "optim": given.optim,
+        "sequences": max(1, round(tokens / model.context)),
+        "micro_batch": given.train.micro_batch or default_micro_batch(tokens, model.context, device),
+        "device": device,
+        "autocast": resolve_autocast(given, device),
+    }

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 from steepest.errors import ConfigError
 from steepest.optim.config import OptimConfig
-from steepest.optim.schedules import Decision, Shape, piecewise, step_schedule
+from steepest.optim.schedules import Decision, Shape, cooldown_share, piecewise, step_schedule
 from steepest.train.pace import Event, Pace, StepTimeWatch
 
 LATE = 0.01  # share of the budget by which the projected end may lie beyond it
@@ -111,6 +111,7 @@ class DeadlineController:
             end of the warm-up, "constant" not at all.
         seconds: time for training steps, and all that happens between them, from now on.
         step_seconds: what one step is expected to take; left out, the first three are timed.
+        most_steps: enough of them; if the time buys more, the run ends early.
         clock: a function that returns seconds.
 
     >>> now = 0.0
@@ -131,13 +132,15 @@ class DeadlineController:
         *,
         seconds: float,
         step_seconds: float | None = None,
+        most_steps: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if not (seconds > 0 and math.isfinite(seconds)):
             raise ConfigError(f"a time budget must be more than 0 seconds; got {seconds:g}")
         self.seconds = seconds
+        self._most_steps = most_steps
         self._warmup = config.warmup
-        self._cooldown = {"wsd": config.cooldown, "constant": 0.0}.get(config.schedule, 1 - config.warmup)
+        self._cooldown = cooldown_share(config)
         self._final = None if config.schedule == "constant" else config.final_lr
         self._cosine = config.schedule == "cosine"
         self._clock = clock
@@ -190,16 +193,17 @@ class DeadlineController:
         if step - 1 <= self._repeat_until:
             return
         last = self._decisions[-1]
-        left, pace = self.seconds - (now - self._started), self._pace.seconds(self.seconds)
+        pace = self._pace.seconds(self.seconds)
+        left, whole = self._time(step, now - self._started, pace)
         warming = not last.ends and step <= last.step + last.remaining
         # A warm-up that takes a little longer may end first: the peak would be lost otherwise.
         cooldown = self._cooldown - (min(_WARMUP_GRACE, self._cooldown / 4) if warming else 0)
         if last.ends:
             self._plan_end(step, left, pace, "horizon moved")
-        elif left - pace < cooldown * self.seconds:
+        elif left - pace < cooldown * whole:
             self._plan_end(step, left, pace, "horizon fixed")
         elif warming:
-            self._plan_warmup(step, left, pace)
+            self._plan_warmup(step, left - (1 - self._warmup) * whole, pace)
 
     def take_events(self) -> list[Event]:
         """What happened since the last call: "warm-up fixed", "horizon fixed", "horizon moved", "step time jumped"."""
@@ -242,10 +246,19 @@ class DeadlineController:
         steps = steps if self._warmup > 0 else 0
         self._decisions = [Decision(0, 1 / (steps + 1), steps)]
 
+    def _time(self, step: int, elapsed: float, pace: float) -> tuple[float, float]:
+        """Seconds left and in all: the budget's, or those that ``most_steps`` take, if these are fewer."""
+        left = self.seconds - elapsed
+        if self._most_steps is None or (enough := (self._most_steps - step) * pace) >= left:
+            return left, self.seconds
+        return enough, elapsed + enough
+
     def _plan_end(self, step: int, left: float, pace: float, event: str) -> None:
         """Decide how many steps are still to be made, if that is open or has gone wrong."""
         # Half a step over is as good as half a step under, while that stays within the tolerance.
         steps = max(0, math.floor(left / pace + min(0.5, LATE * self.seconds / pace)))
+        if self._most_steps is not None:
+            steps = min(steps, max(0, self._most_steps - step))
         planned = self.total_steps
         if planned is not None:
             over = (planned - step) * pace - left
@@ -254,9 +267,9 @@ class DeadlineController:
         self._decide(event, step, steps, ends=True)
 
     def _plan_warmup(self, step: int, left: float, pace: float) -> None:
+        """Decide how many steps the rest of the warm-up has, if ``left`` seconds buy other than planned."""
         last = self._decisions[-1]
         planned = last.step + last.remaining - step
-        left -= (1 - self._warmup) * self.seconds
         steps = max(2, round(left / pace))
         guessed = self._pace.expected is None and step in (1, 3)  # twice, for the first step misleads
         if guessed or (step >= 3 and planned > 2 and self._is_off(planned * pace - left, left)):

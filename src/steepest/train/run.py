@@ -36,6 +36,9 @@ class TrainConfig(RoomConfig):
     steps: int | None = Field(None, ge=1, description="optimiser steps")
     tokens: int | None = Field(None, ge=1, description="tokens trained on")
     epochs: float | None = Field(None, gt=0, description="passes over the training text")
+    most_steps: int | None = Field(
+        None, ge=1, description="steps that are enough: a run by the clock ends early after so many"
+    )
     seed: int = Field(0, ge=0, description="initial weights and dropout (the data order has its own)")
     micro_batch: int | None = Field(None, ge=1, description="sequences held at once; none: chosen by shape")
     threads: int | None = Field(None, ge=1, description="compute threads; none: the fastest, measured")
@@ -55,6 +58,10 @@ class TrainConfig(RoomConfig):
         None,
         ge=0,
         description="first blocks computed again in the backward pass; none: all if backward is recompute",
+    )
+    step_in_backward: bool | None = Field(
+        None,
+        description="update each weight as its gradient comes; neither clipping nor micro-batches; none: if nothing else fits",
     )
     memory: int | None = Field(
         None, description='bytes the process may take ("2GB"); none: what is free, less a margin'
@@ -102,6 +109,15 @@ class RunConfig(RoomConfig):
     train: TrainConfig = TrainConfig()
     health: HealthConfig = HealthConfig()
 
+    @model_validator(mode="after")
+    def _no_clipping_within_the_backward_pass(self) -> "RunConfig":
+        if self.train.step_in_backward and self.optim.clip:
+            raise ValueError(
+                "train.step_in_backward updates weights before the norm of all gradients is known, so nothing can be "
+                f"clipped: set optim.clip = 0 (it is {self.optim.clip:g}), or leave step_in_backward out"
+            )
+        return self
+
 
 def compose(
     config: RunConfig, examples: Examples, build_objective: Callable[[RunConfig, Transformer], Objective]
@@ -124,11 +140,13 @@ def compose(
     batches = examples.train_batches(
         config.batches, context=config.model.context, rows=sequences_per_step(config)
     )
+    optimizers = build_optimizer(
+        objective.named_parameters(), config.optim, objective.roles(), splits=objective.splits()
+    )
+    optimizers.in_backward = bool(config.train.step_in_backward)
     return TrainState(
         objective=objective,
-        optimizers=build_optimizer(
-            objective.named_parameters(), config.optim, objective.roles(), splits=objective.splits()
-        ),
+        optimizers=optimizers,
         batches=batches,
         schedule=_schedule(config, batches),
         guard=SpikeGuard(config.optim.spike_window, config.optim.spike_sigmas, config.optim.spike_limit),
@@ -162,7 +180,7 @@ def resolve_autocast(config: RunConfig, device: torch.device) -> torch.dtype | N
 
 def _schedule(config: RunConfig, batches: TrainBatches) -> DeadlineController | StepSchedule:
     if config.train.time is not None:
-        return DeadlineController(config.optim, seconds=config.train.time)
+        return DeadlineController(config.optim, seconds=config.train.time, most_steps=config.train.most_steps)
     return StepSchedule(config.optim, total_steps=total_steps(config, batches.n_sequences))
 
 

@@ -4,7 +4,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +16,14 @@ import torch
 from steepest.checkpoint import CheckpointWriter, load_checkpoint, prune
 from steepest.data.examples import Examples
 from steepest.errors import CheckpointError, StorageError
+from steepest.memory.measure import resident
 from steepest.runs import RunFolder
 from steepest.train.deadline import DeadlineController
 from steepest.train.evaluate import evaluate
 from steepest.train.footprint import subject_of
 from steepest.train.health_watch import HealthWatch
 from steepest.train.kinds import Kind
-from steepest.train.loop import Record, run_loop
+from steepest.train.loop import Hook, Record, run_loop
 from steepest.train.memory_watch import MemoryWatch
 from steepest.train.metrics import MetricsLog
 from steepest.train.run import Listener, RunConfig, resolve_autocast, sequences_per_step
@@ -56,6 +57,7 @@ class Session:
         kind: what is particular to the objective: how it ends, what is said of it.
         started: ``time.monotonic()`` when the command began; the budget counts from there.
         listen: called with an event's name and fields; the command line prints them.
+        hooks: more of them, each called after its number of steps.
     """
 
     def __init__(
@@ -68,9 +70,10 @@ class Session:
         *,
         started: float,
         listen: Listener = lambda name, fields: None,
+        hooks: Sequence[Hook] = (),
     ) -> None:
         self.config, self.folder, self.state = config, folder, state
-        self.examples, self.kind, self.listen = examples, kind, listen
+        self.examples, self.kind, self.listen, self.hooks = examples, kind, listen, hooks
         self.objective = state.objective
         self.device = next(self.objective.parameters()).device
         self.autocast = resolve_autocast(config, self.device)
@@ -86,6 +89,7 @@ class Session:
         self.signal: int | None = None
         self._fresh = True
         self._saved_at = time.monotonic()
+        self._weighed_at = -math.inf
         self._saved_step = self._evaluated_step = -1
         self._stream_range = self._range_of_streams()
 
@@ -110,6 +114,7 @@ class Session:
                         (1, self.health),
                         (1, self._evaluate_when_due),
                         (1, self._save_when_due),
+                        *self.hooks,
                     ],
                     interrupted=lambda: self.signal is not None,
                     device=self.device,
@@ -190,7 +195,8 @@ class Session:
             self._fresh = False
         state.seconds = record["seconds"] = round(self.elapsed(), 4)
         if record["verdict"] != "ok":
-            self._event("step skipped", step=state.step, reason=record["verdict"], loss=record["loss"],
+            applied = record["verdict"] == "outlier applied"
+            self._event("outlier applied" if applied else "step skipped", step=state.step, reason=record["verdict"], loss=record["loss"],
                         grad_norm=record["grad_norm"])  # fmt: skip
         if (reach := self._range_of_streams()) != self._stream_range:
             self._event("grid coarsened", step=state.step, range=reach)
@@ -200,6 +206,8 @@ class Session:
             self._event(kind, **event)
             if kind == "step time jumped":
                 self._measure_threads()
+        if time.monotonic() - self._weighed_at >= 1.0:
+            record["memory"], self._weighed_at = resident(self.device), time.monotonic()
         if state.step % self.config.train.log_every == 0:
             self.log.append(record)
         share, left = self._progress(state)
@@ -235,7 +243,8 @@ class Session:
 
     def _measure_threads(self) -> None:
         """The machine became busy or free: choose the thread count again, on the batch at hand."""
-        if self.device.type != "cpu" or self.config.train.time is None:
+        early = self.state.optimizers.in_backward  # all gradients at once, which are not held otherwise
+        if self.device.type != "cpu" or self.config.train.time is None or early:
             return
         with torch.random.fork_rng():
             threads, seconds = fastest_threads(self._one_gradient)
@@ -306,6 +315,7 @@ class Session:
         metrics = self._measure(self._final_tokens, exact=True)
         self.listen("concluding", {})
         conclusion = self.kind.conclude(self.objective, self.examples, self.config, self._out_of_time)
+        metrics = conclusion.pop("held_out", metrics)  # a kind that holds out in its own way
         result = Result(True, state.step, state.tokens, self.elapsed(), best_step, metrics,
                         self._final_tokens, conclusion)  # fmt: skip
         self.folder.write_json(self.folder.result, {

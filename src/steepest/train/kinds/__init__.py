@@ -2,10 +2,11 @@
 
 from steepest.errors import ConfigError
 from steepest.train.kinds.base import Kind
+from steepest.train.kinds.causal_graph import CausalGraphKind
 from steepest.train.kinds.next_token import NextTokenKind
 from steepest.train.run import RunConfig
 
-KINDS: dict[str, type[Kind]] = {"next-token": NextTokenKind}
+KINDS: dict[str, type[Kind]] = {"next-token": NextTokenKind, "causal-graph": CausalGraphKind}
 
 
 def kind_of(config: RunConfig) -> type[Kind]:
@@ -16,4 +17,4 @@ def kind_of(config: RunConfig) -> type[Kind]:
     return KINDS[kind]
 
 
-__all__ = ["KINDS", "Kind", "NextTokenKind", "kind_of"]
+__all__ = ["KINDS", "CausalGraphKind", "Kind", "NextTokenKind", "kind_of"]

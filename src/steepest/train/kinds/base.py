@@ -30,6 +30,12 @@ class Kind(ABC):
     def open(cls, folder: RunFolder, config: RunConfig) -> Self:
         """The kind of a run that exists, from its folder, without its data."""
 
+    def choose(
+        self, config: RunConfig, examples: Examples, *, started: float, listen: Listener
+    ) -> tuple[RunConfig, dict[str, Any]] | None:
+        """Resolve every choice the user left open, and a record of how; ``None`` leaves it to ``planning/``."""
+        return None
+
     @abstractmethod
     def examples(self, folder: RunFolder, config: RunConfig, cache: Path, listen: Listener) -> Examples:
         """The data of a run that exists; data that has changed since is a ``DataError``."""

@@ -1,0 +1,109 @@
+"""Conditionals: p(column | context) of a trained causal model, counts and network blended column by column.
+
+    p = sum_c w_c p_c,     p_c one of   the network's q
+                                        counts pulled towards q by s = 2, 8, 32, 128, 512 rows
+                                        counts pulled towards the marginal by one (shrunk)
+                                        counts with a flat prior (BDeu)
+
+The weights of a column come from rows that neither network nor counts had seen (``train/cross_fit.py``), by
+expectation-maximisation; the log-likelihood is concave in them. Few rows say little about eight weights, so every
+column is pulled towards the weights of all columns together: they count as ``SHARED_ROWS`` rows more.
+
+Source: L. Breiman, "Stacked Regressions", 1996; P. Smyth and D. Wolpert, "Stacking Density Estimators", 1998.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from steepest.data.questions import Floats
+from steepest.data.table import Codes
+from steepest.objectives.counting import Counts, towards
+
+STRENGTHS = (2.0, 8.0, 32.0, 128.0, 512.0)
+CANDIDATES = ("network", *(f"counts + {s:g} network" for s in STRENGTHS), "shrunk counts", "BDeu")
+SHARED_ROWS = 20.0
+ROUNDS = 200
+
+Predict = Callable[[int, Codes], Floats]
+
+
+def candidates(network: Floats, counts: Counts, column: int, contexts: Codes) -> Floats:
+    """Every candidate's answer, (C, M, card), given the network's, (M, card)."""
+    seen = counts.rows(column, contexts)
+    pulled = [towards(seen, network, strength) for strength in STRENGTHS]
+    return np.stack([network, *pulled, counts.shrunk(column, contexts), counts.bdeu(column, contexts)])
+
+
+def fit_weights(likelihoods: Sequence[Floats], rows: Sequence[Floats]) -> Floats:
+    """Weights (n, C) of the candidates for each column.
+
+    Args:
+        likelihoods: of each column, what every candidate gave each held-out answer, (N, C).
+        rows: of each column, how many held-out rows gave that answer, (N,).
+
+    >>> sure, unsure = np.full((50, 1), 0.9), np.full((50, 1), 0.3)
+    >>> fit_weights([np.hstack([sure, unsure])], [np.ones(50)]).round(1)
+    array([[1., 0.]])
+    """
+    start = np.full(likelihoods[0].shape[1], 1 / likelihoods[0].shape[1])
+    shared = _maximise(np.concatenate(likelihoods), np.concatenate(rows), start, 0.0)
+    return np.stack(
+        [_maximise(each, n, shared, SHARED_ROWS) for each, n in zip(likelihoods, rows, strict=True)]
+    )
+
+
+def _maximise(likelihood_NC: Floats, rows_N: Floats, prior_C: Floats, prior_rows: float) -> Floats:
+    weights = prior_C.copy()
+    for _ in range(ROUNDS):
+        share_NC = weights * likelihood_NC
+        share_NC /= np.maximum(share_NC.sum(1, keepdims=True), 1e-300)
+        new = rows_N @ share_NC + prior_rows * prior_C
+        new /= new.sum()
+        if np.abs(new - weights).max() < 1e-6:
+            break
+        weights = new
+    return weights
+
+
+@dataclass(frozen=True)
+class Conditionals:
+    """p(column | context), ready to be asked.
+
+    Attributes:
+        counts: of the rows trained on.
+        network: probabilities (M, card) of a column for M contexts; see ``CausalGraph.predict``.
+        weights: of the candidates for each column, (n, C).
+    """
+
+    counts: Counts
+    network: Predict
+    weights: Floats
+
+    @property
+    def cards(self) -> tuple[int, ...]:
+        """Categories of each column."""
+        return self.counts.cards
+
+    @property
+    def contexts(self) -> tuple[tuple[int, ...], ...]:
+        """What each column is predicted from."""
+        return self.counts.contexts
+
+    def __call__(self, column: int, contexts: Codes) -> Floats:
+        """Probabilities (M, card) of a column for M contexts, (M, P) codes."""
+        answers = candidates(self.network(column, contexts), self.counts, column, contexts)
+        blended: Floats = np.einsum("c,cmk->mk", self.weights[column], answers)
+        return blended
+
+    def table(self, column: int, fixed: Mapping[int, int] | None = None) -> Floats:
+        """The column's table: an axis for each column of the context that is not ``fixed``, then its own."""
+        fixed = fixed or {}
+        context = self.contexts[column]
+        shape = [1 if j in fixed else self.cards[j] for j in context]
+        every = np.indices(shape).reshape(len(shape), math.prod(shape)).T.astype(np.int64)
+        every += np.array([fixed.get(j, 0) for j in context], dtype=np.int64)
+        free = [self.cards[j] for j in context if j not in fixed]
+        return self(column, every).reshape(*free, self.cards[column])

@@ -1,0 +1,86 @@
+"""The menu: sizes that could be trained, and the tokens that the time buys for each of them.
+
+    tokens(N) = share * seconds left / seconds per token(N)
+
+Everything that chooses a size chooses from it: the rule from speed alone, the law by predicted loss.
+"""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from steepest.model import TransformerConfig
+from steepest.model.size import n_matrix_parameters
+from steepest.planning.measure import Pace
+from steepest.planning.rules import FAMILY, allowed_sizes, choose_size, member
+from steepest.train.run import RunConfig
+
+if TYPE_CHECKING:
+    from steepest.planning.predict import Outlook
+
+TRAINING_SHARE = 0.92  # of the time left after planning; the rest is evaluations, checkpoints, the sample
+NEAR = 4.0  # times larger or smaller than the rule's size, that the law may choose
+
+
+@dataclass(frozen=True)
+class Menu:
+    """Sizes and what the time buys.
+
+    Attributes:
+        models: from small to large; one, where the user gave the size.
+        tokens: that each would be trained on.
+        unique: different tokens there are.
+    """
+
+    models: tuple[TransformerConfig, ...]
+    tokens: tuple[float, ...]
+    unique: int
+
+    @classmethod
+    def of(cls, given: RunConfig, fixed: dict[str, Any], pace: Pace, seconds: float, unique: int) -> "Menu":
+        """What ``seconds`` buy, sizes from the family unless the user gave one."""
+        sized = bool({"depth", "width"} & given.model.model_fields_set)
+        models = [TransformerConfig(**fixed)] if sized else [member(fixed, shape) for shape in FAMILY]
+        models.sort(key=n_matrix_parameters)
+        bought = [
+            TRAINING_SHARE * seconds / pace.seconds_per_token(n_matrix_parameters(model)) for model in models
+        ]
+        return cls(tuple(models), tuple(bought), unique)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Matrix parameters of each."""
+        return [n_matrix_parameters(model) for model in self.models]
+
+    @property
+    def rule(self) -> int:
+        """Index of the size that the rule takes, from speed alone."""
+        return choose_size(self.sizes, self.tokens, self.unique)
+
+    def best(self, outlook: "Outlook | None") -> int:
+        """Index of the size with the least expected loss, near the rule's; the rule's, where nothing is predicted."""
+        if outlook is None or outlook.law is None:
+            return self.rule
+        sizes, rule = self.sizes, self.rule
+        allowed = [
+            index for index in allowed_sizes(sizes, self.tokens, self.unique)
+            if 1 / NEAR <= sizes[index] / sizes[rule] <= NEAR
+        ]  # fmt: skip
+        return outlook.best(sizes, self.tokens, self.unique, allowed=allowed, rule=rule)
+
+    def epochs(self, index: int) -> float:
+        """Passes over the text, of one size."""
+        return self.tokens[index] / max(self.unique, 1)
+
+    def with_budget(self, *, time: float = 1.0, data: float = 1.0) -> "Menu":
+        """With so many times the time, or the text."""
+        return replace(
+            self, tokens=tuple(time * one for one in self.tokens), unique=round(self.unique * data)
+        )
+
+    def only(self, index: int) -> "Menu":
+        """Only one of the sizes."""
+        return replace(self, models=self.models[index : index + 1], tokens=self.tokens[index : index + 1])
+
+    def up_to(self, count: int) -> "Menu":
+        """Only the ``count`` smallest."""
+        return replace(self, models=self.models[:count], tokens=self.tokens[:count])

@@ -1,0 +1,196 @@
+r"""From finished rungs to a predicted loss with intervals, or to a plain "not predictable".
+
+    rungs -> the gate -> points (N, D, U, L) -> the law -> L at the run's own N, D and U, in bits per byte
+
+All rungs are evaluated on the same part of the held-out text; what the run itself will be judged on is more of it, so
+one large rung is evaluated on both and the ratio of its two losses carries over. The interval is the law's, which
+holds the floor and the luck of one run, and wider for tokens that the time may or may not buy:
+
+    half^2 = half_law^2 + (z s_tokens  -d ln L / d ln D)^2
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from steepest.planning.climb import Finished
+from steepest.planning.menu import Menu
+from steepest.scaling import BayesLaw, Points, Prediction, Verdict, fit_bayes, judge_ladder
+from steepest.scaling.points import LEAST_POINTS, LEAST_SIZES
+
+PACE_SPREAD = 0.05  # of ln tokens: how well measured speed foretells a run's
+Z80, Z95 = 1.2816, 1.9600
+WITHIN = 4.0  # times the run's tokens a parameter, that a rung may be away
+TOLERANCE = 0.02  # of the gate, for slopes of training losses under a falling rate
+MOST_DOUBT = 3.0
+TRUST = 0.005  # what the law must promise to double or halve the size that the rule takes
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What a ladder says.
+
+    Attributes:
+        verdict: the gate's.
+        rungs: those that were judged, in the order of the verdict's.
+        law: fitted to those that passed, losses in nats per token of what the run is judged on; or ``None``.
+        unit: bits per byte of a nat per token.
+        multiplier: that half-widths are multiplied by, from the user's own record (``ledger``).
+        doubt: and by this besides, from the ladder's own top (see `doubt`).
+    """
+
+    verdict: Verdict
+    rungs: tuple[Finished, ...]
+    law: BayesLaw | None
+    unit: float
+    multiplier: float
+    doubt: float
+
+    def predict(self, n: float, tokens: float, unique: float) -> Prediction:
+        """Bits per byte of a run of ``n`` parameters that trains on about ``tokens``, ``unique`` of them different."""
+        assert self.law is not None
+        told = self.law.predict(n, tokens, _unique(tokens, unique)).scaled(self.unit)
+        near = self.law.expected(n, np.array([tokens * 0.9, tokens * 1.1]), min(unique, tokens * 0.9))
+        slope = float(np.log(near[0] / near[1]) / math.log(1.1 / 0.9))
+        return _widened(told, slope * PACE_SPREAD)
+
+    def record(self, menu: Menu, index: int, *, memory: Menu) -> dict[str, Any]:
+        """The promise for one size, and what other budgets would reach, as JSON for plan.json.
+
+        Args:
+            memory: the sizes that twice the memory would allow.
+        """
+
+        def told(menu: Menu, index: int) -> dict[str, Any]:
+            size, tokens = menu.sizes[index], menu.tokens[index]
+            inner = self.predict(size, tokens, menu.unique)
+            return {
+                "metric": "bits_per_byte", "value": inner.median, "low": inner.low80, "high": inner.high80, "level": 0.8,
+                "low95": inner.low95, "high95": inner.high95, "extrapolation": inner.extrapolation,
+                "matrix_parameters": size, "tokens": int(tokens),
+            }  # fmt: skip
+
+        others = {
+            "2x time": menu.with_budget(time=2.0), "2x data": menu.with_budget(data=2.0), "2x memory": memory,
+            "10x machine": menu.with_budget(time=10.0),
+        }  # fmt: skip
+        assert self.law is not None
+        middle = self.law.mean_law().at(
+            1.0, 1.0
+        )  # for drawing; its terms alone mean nothing, they hang together
+        return {
+            "law": {
+                "E": self.unit * middle.floor,
+                "A": self.unit * middle.size_term,
+                "alpha": middle.alpha,
+                "B": self.unit * middle.data_term,
+                "beta": middle.beta,
+                "unit": "bits per byte",
+            },
+            "prediction": {**told(menu, index), "multiplier": self.multiplier, "doubt": self.doubt},
+            "with": {name: told(other, other.best(self)) for name, other in others.items()},
+        }
+
+    def best(
+        self, sizes: Sequence[int], tokens: Sequence[float], unique: float, allowed: Sequence[int], rule: int
+    ) -> int:
+        """Index of the size with the least expected loss; the rule's is left only for a gain.
+
+        Args:
+            allowed: indices to choose from.
+            rule: index of the size that the rule takes.
+        """
+        assert self.law is not None
+        law = self.law
+
+        def cost(index: int) -> float:
+            loss = float(law.expected(sizes[index], tokens[index], _unique(tokens[index], unique)))
+            octaves = math.log2(sizes[index] / sizes[rule])
+            return math.log(loss) + TRUST * octaves**2
+
+        return min({*allowed, rule}, key=cost)
+
+
+def look_out(
+    finished: Sequence[Finished],
+    *,
+    n: float,
+    tokens: float,
+    epochs: int,
+    multiplier: float,
+    lr_multiplier: float,
+) -> Outlook:
+    """Judge a ladder's rungs and fit the law to those that pass.
+
+    Args:
+        n, tokens: of the run.
+        epochs: of its rungs: only rungs that repeat as much are comparable.
+        multiplier: of half-widths.
+        lr_multiplier: of the learning rate; only rungs with the same are comparable.
+    """
+    ratio = tokens / n
+    comparable = sorted(
+        (
+            one for one in finished
+            if one.rung.epochs == epochs and one.rung.multiplier == lr_multiplier and one.rung.n <= n
+            and 1 / WITHIN <= one.tokens / one.rung.n / ratio <= WITHIN
+        ),
+        key=lambda one: one.rung.n * one.tokens,
+    )  # fmt: skip
+    curves = [([d for d, _ in one.curve], [loss for _, loss in one.curve]) for one in comparable]
+    # The gate asks for three tokens a parameter; what the run itself has is enough here, for the law is used nowhere else.
+    verdict = judge_ladder([one.rung.n for one in comparable], curves, tolerance=TOLERANCE, least_ratio=0.0)
+    judged = [one for one in comparable if one.whole] or comparable
+    whole = judged[-1].whole or judged[-1].part if judged else {"loss": 1.0, "bits_per_byte": math.nan}
+    scale = whole["loss"] / judged[-1].loss if judged else 1.0
+    law, doubted = None, 1.0
+    if verdict.predictable:
+        passed = [comparable[index] for index in verdict.passed]
+        doubted = doubt(passed)
+        law = fit_bayes(points_of(passed, scale), multiplier=multiplier * doubted)
+    unit = whole["bits_per_byte"] / whole["loss"]
+    return Outlook(verdict, tuple(comparable), law, unit, multiplier, doubted)
+
+
+def doubt(rungs: Sequence[Finished]) -> float:
+    """How many times too narrow the interval of the largest rung would have been, foretold from the others; 1 at least.
+
+    A ladder whose own top surprises it will be surprised by the run too.
+    """
+    rest = list(rungs[:-1])
+    if len(rest) < LEAST_POINTS or len({one.rung.n for one in rest}) < LEAST_SIZES:
+        return 1.0
+    top = rungs[-1]
+    told = fit_bayes(points_of(rest)).predict(top.rung.n, top.tokens, min(top.unique, top.tokens))
+    off = math.log(top.loss / told.median)
+    half = math.log((told.high80 if off > 0 else told.low80) / told.median)
+    return min(max(1.0, abs(off / half)), MOST_DOUBT)
+
+
+def points_of(rungs: Sequence[Finished], scale: float = 1.0) -> Points:
+    """Rungs as points of a law, their losses times ``scale``."""
+    return Points.of(
+        [one.rung.n for one in rungs], [one.tokens for one in rungs], [scale * one.loss for one in rungs],
+        unique=[min(one.unique, one.tokens) for one in rungs],
+    )  # fmt: skip
+
+
+def _unique(tokens: float, unique: float) -> float:
+    """Different tokens among those trained on."""
+    return min(tokens, unique)
+
+
+def _widened(told: Prediction, spread: float) -> Prediction:
+    """Intervals with one more, independent, relative deviation."""
+
+    def moved(end: float, z: float) -> float:
+        half = math.log(end / told.median)
+        return told.median * math.exp(math.copysign(math.hypot(half, z * spread), half))
+
+    return replace(
+        told, low80=moved(told.low80, Z80), high80=moved(told.high80, Z80),
+        low95=moved(told.low95, Z95), high95=moved(told.high95, Z95),
+    )  # fmt: skip

@@ -1,0 +1,237 @@
+"""The promise: a ladder within a share of the time, the law fitted to it, and what other budgets would reach.
+
+    seconds          LADDER_SHARE of the whole time, less what measuring took beyond its own share
+    learning rate    a few multiples of the rule's on the smallest rung, if the ladder can afford them
+    rungs            designed for the rule's size (``rungs``), run (``ladder``), judged and fitted (``predict``)
+
+Where no ladder can be had, the reason is said in one line, and the rule decides.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from steepest.data import Corpus
+from steepest.data.examples import Examples
+from steepest.model.size import n_matrix_parameters
+from steepest.planning.climb import PART, Finished, rung_config
+from steepest.planning.ladder import Ladder
+from steepest.planning.ledger import Ledger
+from steepest.planning.measure import Pace, machine
+from steepest.planning.menu import Menu
+from steepest.planning.predict import Outlook, look_out
+from steepest.planning.rungs import LEAST_STEPS, SMALL, Rung, design, rounded_epochs
+from steepest.train.kinds import Kind
+from steepest.train.run import Listener, RunConfig, resolve_device
+
+LADDER_SHARE = 0.09  # of the whole time
+PLANNING_SHARE = 0.115  # of the whole time, that measuring and ladder may take together
+LEAST_TIME = 100.0  # seconds, below which rungs would be too short to tell anything
+RATE_SHARE = 0.25  # of the ladder's seconds, that the learning-rate check may take
+RATES = (0.5, 2.0)  # times the rule's rate, besides the rule's own
+RATE_GAIN = 0.005  # of the loss, below which the rule's rate is kept
+EVALUATED = 0.35  # cost of a token evaluated, over one trained on
+WHOLE_SHARE = 0.1  # of the ladder's seconds, that evaluating on the whole held-out text may take
+BUILDING = 0.1  # seconds, of a rung's parts
+LEAST_RUNG_TOKENS = LEAST_STEPS * 1024
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What was learnt before training.
+
+    Attributes:
+        outlook: what the ladder says; ``None`` without one.
+        multiplier: of the rule's learning rate.
+        slowness: how many times as long a rung's steps took as was measured.
+        reason: why nothing is predicted; empty if something is.
+        record: of the ladder, for plan.json.
+    """
+
+    outlook: Outlook | None = None
+    multiplier: float = 1.0
+    slowness: float = 1.0
+    reason: str = ""
+    record: dict[str, Any] | None = None
+
+
+def promise(
+    given: RunConfig,
+    fixed: dict[str, Any],
+    examples: Examples,
+    kind: Kind,
+    menu: Menu,
+    pace: Pace,
+    cache: Path,
+    *,
+    seconds: float,
+    listen: Listener,
+) -> Promise:
+    """Climb a ladder for the rule's size and fit the law to it.
+
+    Args:
+        given, fixed: what the user set, and what data and user fix of the trunk.
+        cache: where finished rungs and the user's own record of predictions are kept.
+        seconds: that it may take.
+    """
+    kind_name: str = given.objective.kind
+    if kind_name != "next-token" or not isinstance(examples, Corpus):
+        return Promise(reason=f"the loss of {kind_name} is not predicted: ladders are for next-token")
+    if not examples.held_out_tokens:
+        return Promise(reason="nothing is held out, so no loss can be predicted: set data.validation above 0")
+    n, tokens = menu.sizes[menu.rule], menu.tokens[menu.rule]
+    epochs = rounded_epochs(tokens, menu.unique)
+    climbing = _Climbing(
+        Ladder(given, fixed, examples, machine(resolve_device(given.train.device)), cache), kind, pace, seconds, listen
+    )  # fmt: skip
+    sizes = _sizes(given, fixed)
+
+    def designed(within: float, times: float = 1.0, multiplier: float = 1.0) -> list[Rung]:
+        """For so many times the tokens; finished rungs of the same learning rate are free."""
+        have = {
+            replace(rung, multiplier=1.0) for rung in climbing.finished() if rung.multiplier == multiplier
+        }
+        return design(
+            sizes, n=n, tokens=times * tokens, epochs=epochs, seconds=within, cost=climbing.cost,
+            least_tokens=LEAST_RUNG_TOKENS, have=have,
+        )  # fmt: skip
+
+    if seconds < 1:
+        return Promise(
+            reason="measuring took the seconds of the ladder, so busy is this machine; give more time"
+        )
+    rungs = designed(seconds)
+    if not rungs:
+        return Promise(
+            reason=f"{seconds:.0f}s buy no ladder of small runs here; {_enough(designed, seconds)}"
+        )
+    listen(
+        "ladder", {"rungs": rungs, "seconds": seconds, "reused": len(set(climbing.finished()) & set(rungs))}
+    )
+    first = min(rungs, key=climbing.cost)
+    multiplier = _check_rate(climbing, first) if given.optim.lr is None else 1.0
+    climbing.run([replace(first, multiplier=multiplier)])
+    # What the first rungs really took is known now, so the others are designed again for the seconds left.
+    rungs = [
+        replace(rung, multiplier=multiplier)
+        for rung in designed(climbing.left, multiplier=multiplier) or rungs
+    ]
+    top = max(rungs, key=lambda rung: rung.n * rung.tokens)
+    affordable = WHOLE_SHARE * seconds / (EVALUATED * pace.seconds_per_token(top.n))
+    climbing.run(rungs, top=top, whole=int(min(examples.held_out_tokens, affordable)))
+    taken = time.monotonic() - climbing.began
+    outlook = look_out(
+        list(climbing.finished().values()), n=n, tokens=tokens, epochs=epochs, multiplier=Ledger(cache).multiplier,
+        lr_multiplier=multiplier,
+    )  # fmt: skip
+    record = {
+        "folder": str(climbing.ladder.path), "seconds": round(taken, 2), "ran": len(climbing.ran), "epochs": epochs,
+        "lr_multiplier": multiplier, "slowness": round(climbing.slowness, 3), "verdict": outlook.verdict.reason,
+        "points": [_point(one, outlook, index) for index, one in enumerate(outlook.rungs)],
+    }  # fmt: skip
+    reason = "" if outlook.law is not None else outlook.verdict.reason
+    return Promise(outlook, multiplier, climbing.slowness, reason, record)
+
+
+class _Climbing:
+    """One ladder's clock, and the rungs that were run in it."""
+
+    def __init__(self, ladder: Ladder, kind: Kind, pace: Pace, seconds: float, listen: Listener) -> None:
+        self.ladder, self.kind, self.pace, self.seconds, self.listen = ladder, kind, pace, seconds, listen
+        self.began = time.monotonic()
+        self.ran: list[Finished] = []
+
+    @property
+    def left(self) -> float:
+        """Seconds left of the ladder's."""
+        return max(self.seconds - (time.monotonic() - self.began), 0.0)
+
+    @property
+    def slowness(self) -> float:
+        """How many times as long as measured the steps of the largest rung so far took."""
+        largest = max(self.ran, key=lambda one: one.rung.n * one.tokens, default=None)
+        if largest is None:
+            return 1.0
+        return min(max(largest.seconds_per_token / self.pace.seconds_per_token(largest.rung.n), 0.5), 4.0)
+
+    def finished(self) -> dict[Rung, Finished]:
+        """All rungs there are."""
+        return {one.rung: one for one in self.ladder.finished()}
+
+    def cost(self, rung: Rung) -> float:
+        """Seconds that a rung is expected to take."""
+        evaluated = EVALUATED * min(PART, self.ladder.corpus.held_out_tokens)
+        return (rung.tokens + evaluated) * self.slowness * self.pace.seconds_per_token(rung.n) + BUILDING
+
+    def run(self, rungs: list[Rung], *, top: Rung | None = None, whole: int = 0) -> None:
+        """Those of some rungs that are not finished and that the seconds left buy."""
+        price = self.cost  # as known now; the ladder itself corrects it on the way
+        self.ran += self.ladder.climb(
+            rungs, self.kind, seconds=self.left, cost=price, whole=whole, top=top, listen=self.listen
+        )
+
+
+def _check_rate(climbing: _Climbing, rung: Rung) -> float:
+    """A multiple of the rule's learning rate: the optimum of a parabola through a few, where that gains enough.
+
+    Rates are tried on a small rung; the rule carries the multiple to other widths and batches.
+    """
+    tried = [replace(rung, multiplier=rate) for rate in (1.0, *RATES)]
+    have = climbing.finished()
+    if sum(climbing.cost(one) for one in tried if one not in have) > RATE_SHARE * climbing.seconds:
+        return 1.0
+    climbing.run(tried)
+    have = climbing.finished()
+    return best_rate({
+        math.log2(one.multiplier): have[one].loss for one in tried if one in have and math.isfinite(have[one].loss)
+    })  # fmt: skip
+
+
+def best_rate(losses: dict[float, float]) -> float:
+    """The multiple to take, from losses by log2 of the multiples tried: on a grid of square roots of two.
+
+    >>> best_rate({-1.0: 2.02, 0.0: 2.00, 1.0: 2.03}), best_rate({-1.0: 1.95, 0.0: 2.00, 1.0: 2.10}), best_rate({0.0: 2.0})
+    (1.0, 0.5, 1.0)
+    """
+    if len(losses) < 3 or 0.0 not in losses:
+        return 1.0
+    at = np.array(sorted(losses))
+    bend, slope, _ = np.polyfit(at, [losses[place] for place in at.tolist()], 2)
+    best = -slope / (2 * bend) if bend > 0 else min(losses, key=lambda place: losses[place])
+    best = float(np.clip(best, at[0], at[-1]))
+    gain = -(bend * best**2 + slope * best)
+    if gain < RATE_GAIN * losses[0.0]:
+        return 1.0
+    return float(2 ** (round(2 * best) / 2))
+
+
+def _sizes(given: RunConfig, fixed: dict[str, Any]) -> list[tuple[tuple[int, int], int]]:
+    """Shapes that rungs may have, with their parameters, from small to large."""
+    found = []
+    for shape in SMALL:
+        config = rung_config(given, Rung(*shape, n=0, tokens=LEAST_RUNG_TOKENS), fixed)
+        found.append((shape, n_matrix_parameters(config.model)))
+    return sorted(found, key=lambda pair: pair[1])
+
+
+def _enough(designed: Callable[[float, float], list[Rung]], seconds: float) -> str:
+    """How many times the time would buy a ladder."""
+    for times in (1.5, 2, 3, 4, 6, 8, 12, 16):
+        if designed(times * seconds, times):
+            return f"about {times:g} times the time would"
+    return "not even sixteen times the time would"
+
+
+def _point(one: Finished, outlook: Outlook, index: int) -> dict[str, Any]:
+    judged = outlook.verdict.rungs[index]
+    return {
+        "depth": one.rung.depth, "width": one.rung.width, "n": one.rung.n, "tokens": one.tokens, "unique": one.unique,
+        "seed": one.rung.seed, "batch_tokens": one.batch_tokens, "lr": one.lr, "dropout": one.dropout,
+        "loss": one.loss, "bits_per_byte": one.part["bits_per_byte"], "seconds": one.seconds,
+        "passed": judged.passed, "why": judged.reason,
+    }  # fmt: skip

@@ -1,0 +1,35 @@
+"""Scaling laws: from small runs to the loss of a large one, with an interval. numpy and scipy only.
+
+laws                 the functional forms of Kaplan, Chinchilla and Muennighoff, and what papers found
+points               finished runs, checked: parameters, tokens, loss
+bayes                the default fit: all laws the data allow, weighed
+variable_projection  the best-fitting law; huber: the same as the Chinchilla paper fits it
+isoflop              the best size at each compute, and the frontier of least loss
+gate                 whether a small run is far enough along to count
+curve                a run's own loss curve, extrapolated under any schedule
+prediction           a median with its intervals
+"""
+
+from steepest.scaling.bayes import BayesLaw, Prior, fit_bayes
+from steepest.scaling.curve import CurveLaw, fit_curve
+from steepest.scaling.gate import Rung, Verdict, judge_ladder, local_slopes
+from steepest.scaling.huber import fit_huber
+from steepest.scaling.isoflop import compute_frontier, frontier_size, isoflop_minima
+from steepest.scaling.laws import (
+    BESIROGLU,
+    HOFFMANN,
+    KAPLAN,
+    ChinchillaLaw,
+    KaplanLaw,
+    effective_tokens,
+    muennighoff,
+)
+from steepest.scaling.points import Points, join
+from steepest.scaling.prediction import Prediction
+from steepest.scaling.variable_projection import fit_by_projection
+
+__all__ = [
+    "BESIROGLU", "HOFFMANN", "KAPLAN", "BayesLaw", "ChinchillaLaw", "CurveLaw", "KaplanLaw", "Points", "Prediction",
+    "Prior", "Rung", "Verdict", "compute_frontier", "effective_tokens", "fit_bayes", "fit_by_projection", "fit_curve",
+    "fit_huber", "frontier_size", "isoflop_minima", "join", "judge_ladder", "local_slopes", "muennighoff",
+]  # fmt: skip

@@ -1,0 +1,159 @@
+r"""The transition gate: whether a small run is far enough along for a scaling law to speak about it.
+
+A model first learns which tokens are frequent, stays at that loss for a while, and then begins to use the context:
+the loss falls faster and faster, and only after that knee does it follow a power law. A ladder that lies before the
+knee fits beautifully and predicts nothing (measured: 31 to 79 % too high). What gives it away is the local slope
+
+    s(D) = - d ln L / d ln D
+
+which grows through the knee and falls ever after. A rung at D tokens counts once
+
+    s over the last octave (D/2 to D)  <=  s over the octave before (D/4 to D/2)  +  tolerance
+
+and no longer run of the same ladder still steepens beyond D: a plateau looks tame until a longer run leaves it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from steepest.errors import DataError
+from steepest.scaling.laws import Array
+
+TOLERANCE = 0.01  # by which a slope may seem to grow: noise of two evaluations half an octave apart
+LEAST_RATIO = 3.0  # tokens a parameter, below which the laws' own residuals are several percent
+LEAST_RUNGS, LEAST_SIZES = 4, 2
+FLAT = 0.02  # a slope below which a run has stalled or not yet begun; laws of real data lie above
+
+
+@dataclass(frozen=True)
+class Rung:
+    """Whether one run counts, and why not."""
+
+    n: float
+    d: float
+    slope: float
+    slope_before: float
+    passed: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the gate says of a ladder.
+
+    Attributes:
+        rungs: one a run, in the order given.
+        predictable: whether enough rungs of enough sizes are left.
+        reason: in words.
+    """
+
+    rungs: tuple[Rung, ...]
+    predictable: bool
+    reason: str
+
+    @property
+    def passed(self) -> list[int]:
+        """Indices of the rungs that count."""
+        return [i for i, rung in enumerate(self.rungs) if rung.passed]
+
+
+def local_slopes(d: ArrayLike, loss: ArrayLike) -> tuple[float, float]:
+    """-d ln L / d ln D over the last octave of a curve and over the octave before, by least squares in each.
+
+    Needs losses (held-out ones, or training losses smoothed by the caller) from D/4 on.
+
+    >>> d = 2.0 ** np.arange(20, 24, 0.25)
+    >>> before, last = local_slopes(d, 2 + (d / d[0]) ** -0.5)[::-1]
+    >>> bool(before > last)
+    True
+    """
+    x, y = np.log(np.asarray(d, np.float64)), np.log(np.asarray(loss, np.float64))
+    order = np.argsort(x)
+    x, y = x[order], y[order]
+    if x.size < 3 or x[0] > x[-1] - 2 * np.log(2) + 0.2:
+        raise DataError(
+            f"the slope of a curve needs losses from a quarter of its tokens on; got {x.size} from "
+            f"{np.exp(x[0]):,.0f} to {np.exp(x[-1]):,.0f} tokens: evaluate more often"
+        )
+    edges = x[-1] - np.log(2) * np.array([2, 1, 0])
+    # Straight pieces joined at the octaves, fitted to all losses of both: one noisy evaluation weighs little.
+    inside = x >= edges[0] - 0.2
+    knots = np.clip(x[inside, None], edges[0] - 0.2, edges[2])
+    first = np.minimum(knots, edges[1]) - edges[1]
+    second = np.maximum(knots, edges[1]) - edges[1]
+    columns = np.hstack([np.ones_like(first), first, second])
+    solution = np.linalg.lstsq(columns, y[inside], rcond=None)[0]
+    return float(-solution[2]), float(-solution[1])
+
+
+def judge_ladder(
+    n: Sequence[float],
+    curves: Sequence[tuple[ArrayLike, ArrayLike]],
+    *,
+    tolerance: float = TOLERANCE,
+    least_ratio: float = LEAST_RATIO,
+) -> Verdict:
+    """Pass every run of a ladder through the gate.
+
+    Args:
+        n: parameters, one a run.
+        curves: (tokens, losses) of each run as it went, the last being where the rung ends. Branches that cool
+            down from one trunk may be given as the ends of all of them: (tokens, losses) of the size so far.
+        tolerance: by which the slope may seem to grow.
+        least_ratio: tokens a parameter, below which a rung does not count.
+
+    >>> d = 2.0 ** np.arange(20, 25)
+    >>> curves = [(d, 1.5 + k * (d / d[0]) ** -0.3) for k in (1.0, 0.9, 0.8, 0.7)]
+    >>> judge_ladder([1e5, 2e5, 4e5, 8e5], curves).predictable
+    True
+    """
+    measured: list[tuple[float, float, float, float] | str] = []
+    for size, (d, loss) in zip(n, curves, strict=True):
+        try:
+            measured.append((float(size), float(np.max(np.asarray(d))), *local_slopes(d, loss)))
+        except DataError as error:
+            measured.append(str(error))
+    steepening = max((one[1] for one in measured if not isinstance(one, str) and one[2] > one[3] + tolerance),
+                     default=0.0)  # fmt: skip
+    rungs = []
+    for size, (d, _), one in zip(n, curves, measured, strict=True):
+        tokens = float(np.max(np.asarray(d)))
+        if isinstance(one, str):
+            rungs.append(Rung(float(size), tokens, np.nan, np.nan, False, one))
+            continue
+        _, _, last, before = one
+        reason = ""
+        if last > before + tolerance:
+            reason = f"its slope still grows ({before:.3f} to {last:.3f}): before the knee"
+        elif tokens <= steepening:
+            reason = f"a run of {steepening:,.0f} tokens still steepens: this one has not begun to"
+        elif last < FLAT:
+            reason = f"its loss hardly falls (slope {last:.3f}): a plateau, or the end of what it can learn"
+        elif tokens / size < least_ratio:
+            reason = f"{tokens / size:.1f} tokens a parameter; below {least_ratio:g} no law holds"
+        rungs.append(Rung(float(size), tokens, last, before, not reason, reason))
+    left = [rung for rung in rungs if rung.passed]
+    sizes = len({rung.n for rung in left})
+    if len(left) >= LEAST_RUNGS and sizes >= LEAST_SIZES:
+        return Verdict(tuple(rungs), True, f"{len(left)} of {len(rungs)} rungs count, {sizes} sizes")
+    first = next((rung.reason for rung in rungs if not rung.passed), "too few rungs")
+    return Verdict(
+        tuple(rungs), False,
+        f"not predictable at this budget: {len(left)} of {len(rungs)} rungs count, of {sizes} "
+        f"size{'s' * (sizes != 1)}, and a law needs {LEAST_RUNGS} of {LEAST_SIZES}; {first}",
+    )  # fmt: skip
+
+
+def slopes_between(d: ArrayLike, loss: ArrayLike) -> Array:
+    """-d ln L / d ln D between neighbouring points of one size, in order of D.
+
+    >>> slopes_between([1e6, 2e6, 4e6], [4.0, 2.0, 1.0]).round(3).tolist()
+    [1.0, 1.0]
+    """
+    x, y = np.log(np.asarray(d, np.float64)), np.log(np.asarray(loss, np.float64))
+    order = np.argsort(x)
+    return np.array([-(y[b] - y[a]) / (x[b] - x[a]) for a, b in pairwise(order)])

@@ -1,0 +1,153 @@
+"""Rungs through the real parts: a branch leaves no trace on its trunk, and no finished rung is lost or run twice."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from steepest.config import build
+from steepest.data import Corpus
+from steepest.optim import OptimConfig
+from steepest.optim.schedules import step_schedule
+from steepest.planning.climb import CHUNK, Branch, Finished, climb, excerpt, rung_config, thinned
+from steepest.planning.ladder import Ladder
+from steepest.planning.rungs import Rung
+from steepest.train.kinds import Kind, kind_of
+from steepest.train.run import RunConfig
+
+MACHINE = {"device": "cpu", "processor": "a test's", "cores": 1}
+FIXED = {"vocab_size": 257, "context": 32}
+RUNGS = [Rung(1, 32, 20_000, tokens) for tokens in (2048, 4096, 6144)]
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunConfig, Corpus, Kind, Path]]:
+    from tests.conftest import make_text
+
+    folder = tmp_path_factory.mktemp("ladder")
+    text = folder / "text.txt"
+    text.write_text(make_text(1200))
+    given = build(RunConfig, {
+        "data": {"sources": [str(text)]}, "tokenizer": {"kind": "bytes"}, "batches": {"batch_tokens": 128},
+        "optim": {"warmup": 0.0, "cooldown": 0.5}, "train": {"device": "cpu", "threads": 1, "dtype": "float32"},
+    })  # fmt: skip
+    kind, given, corpus = kind_of(given).prepare(given, folder / "cache", lambda name, fields: None)
+    assert isinstance(corpus, Corpus)
+    yield given, corpus, kind, folder
+
+
+def run(parts: tuple[RunConfig, Corpus, Kind, Path], rungs: list[Rung], **more: Any) -> list[Finished]:
+    given, corpus, kind, _ = parts
+    return list(climb(rungs, given, FIXED, corpus, kind, **more))
+
+
+def test_branches_of_one_trunk_reach_what_runs_of_their_own_reach(parts: Any) -> None:
+    together = run(parts, RUNGS)
+    alone = list(itertools.chain(*(run(parts, [rung]) for rung in RUNGS)))
+    for one, other in zip(together, alone, strict=True):
+        assert one.part == other.part and one.curve == other.curve and one.tokens == other.tokens
+    assert [one.tokens for one in together] == [2048, 4096, 6144]
+    losses = [one.loss for one in together]
+    assert losses == sorted(losses, reverse=True) and losses[0] < np.log(257)
+
+
+def test_dropout_is_drawn_alike_on_a_trunk_with_branches(parts: Any) -> None:
+    given, corpus, kind, _ = parts
+    fixed = {**FIXED, "dropout": 0.2}
+    both = list(climb(RUNGS[1:], given, fixed, corpus, kind))
+    last = list(climb(RUNGS[2:], given, fixed, corpus, kind))
+    assert both[1].part == last[0].part
+
+
+@pytest.mark.parametrize("schedule", ["wsd", "linear", "cosine", "constant"])
+def test_a_branch_has_the_schedule_of_a_run_of_its_length(schedule: str) -> None:
+    config = OptimConfig(schedule=schedule, warmup=0.1, cooldown=0.6)  # type: ignore[arg-type]
+    branch, run = Branch(config, total=50, warmup=5), step_schedule(config, 50)
+    assert [branch.factor(step) for step in range(50)] == pytest.approx([run(step) for step in range(50)])
+
+
+def test_the_largest_rung_is_evaluated_on_more(parts: Any) -> None:
+    held_out = parts[1].held_out_tokens
+    small, large = run(parts, RUNGS[:2], whole=held_out, top=RUNGS[1])
+    assert small.whole == {} and large.whole_tokens == held_out and large.whole["loss"] == large.loss
+
+
+def test_an_interrupted_ladder_goes_on_where_it_stopped(parts: Any, tmp_path: Path) -> None:
+    given, corpus, kind, _ = parts
+    whole = Ladder(given, FIXED, corpus, MACHINE, tmp_path / "whole")
+    expected = list(whole.climb(RUNGS, kind))
+
+    def stop(name: str, fields: dict[str, Any]) -> None:
+        if fields["finished"].rung == RUNGS[1]:
+            raise KeyboardInterrupt
+
+    broken = Ladder(given, FIXED, corpus, MACHINE, tmp_path / "broken")
+    with pytest.raises(KeyboardInterrupt):
+        list(broken.climb(RUNGS, kind, listen=stop))
+    with broken.file.open("ab") as file:
+        file.write(b'{"rung": {"depth"')  # as a killed process leaves it
+    again = Ladder(given, FIXED, corpus, MACHINE, tmp_path / "broken")
+    assert [one.rung for one in again.finished()] == RUNGS[:2]
+    rest = list(again.climb(RUNGS, kind))
+    assert [one.rung for one in rest] == RUNGS[2:]
+    assert [one.part for one in again.finished()] == [one.part for one in expected]
+
+
+def test_rungs_are_found_for_the_same_recipe_alone(parts: Any, tmp_path: Path) -> None:
+    given, corpus, kind, _ = parts
+    first = Ladder(given, FIXED, corpus, MACHINE, tmp_path)
+    list(first.climb(RUNGS[:1], kind))
+    assert len(Ladder(given, FIXED, corpus, MACHINE, tmp_path).finished()) == 1
+    assert list(Ladder(given, FIXED, corpus, MACHINE, tmp_path).climb(RUNGS[:1], kind)) == []
+    longer = given.replace(train=given.train.replace(time=600.0))
+    assert Ladder(longer, FIXED, corpus, MACHINE, tmp_path).key == first.key  # another budget, the same rungs
+    others = [
+        Ladder(given.replace(optim=given.optim.replace(cooldown=0.9)), FIXED, corpus, MACHINE, tmp_path),
+        Ladder(given, {**FIXED, "context": 64}, corpus, MACHINE, tmp_path),
+        Ladder(given, FIXED, corpus, {**MACHINE, "cores": 2}, tmp_path),
+        Ladder(given, FIXED, replace(corpus, train=corpus.validation), MACHINE, tmp_path),
+    ]
+    assert len({other.key for other in others} | {first.key}) == 5
+    assert all(other.finished() == [] for other in others)
+
+
+def test_no_rung_is_begun_that_the_seconds_left_cannot_pay(parts: Any, tmp_path: Path) -> None:
+    given, corpus, kind, _ = parts
+    rungs = [replace(rung, seed=seed) for seed, rung in enumerate(RUNGS)]
+    ladder = Ladder(given, FIXED, corpus, MACHINE, tmp_path)
+    ran = list(ladder.climb(rungs, kind, seconds=1000.0, cost=lambda rung: 1e9 if rung.seed == 1 else 1.0))
+    assert [one.rung.seed for one in ran] == [0, 2]
+
+
+def test_a_rung_reads_a_part_of_the_text_as_often_as_its_run_reads_all(parts: Any) -> None:
+    corpus = parts[1]
+    rung = Rung(1, 32, 20_000, tokens=6 * 5 * CHUNK, epochs=6)
+    part = excerpt(corpus, rung)
+    assert part.train_tokens == 5 * CHUNK and part.held_out_tokens == corpus.held_out_tokens
+    text, piece = corpus.train.tokens.tobytes(), part.train.tokens
+    size = piece.itemsize * CHUNK
+    found = [text.find(piece.tobytes()[at * size : (at + 1) * size]) for at in range(5)]
+    assert found == sorted(found) and -1 not in found and len(set(found)) == 5
+    assert excerpt(corpus, replace(rung, epochs=1)) is corpus
+    assert rung_config(parts[0], rung, FIXED).model.dropout == pytest.approx(0.18)
+
+
+def test_a_curve_is_thinned_to_means_that_cover_it() -> None:
+    rows = [(tokens, 10.0 / tokens) for tokens in range(1, 257)]
+    points = thinned(rows)
+    assert points[-1][0] == 256 and 20 < len(points) < 40
+    start = 0
+    for tokens, loss in points:
+        assert loss == pytest.approx(np.mean([10.0 / at for at in range(start + 1, tokens + 1)]))
+        start = tokens
+
+
+def test_a_finished_rung_survives_json(parts: Any) -> None:
+    import json
+
+    one = run(parts, RUNGS[:1])[0]
+    assert Finished.of(json.loads(json.dumps(one.record()))) == one
