@@ -22,7 +22,7 @@ FLOORS = [
         "manifest",
         "state_dicts",
     ],
-    ["memory", "data", "checkpoint", "retrieval"],
+    ["memory", "data", "checkpoint", "lexical", "retrieval"],
     ["model"],
     ["objectives"],
     ["health"],

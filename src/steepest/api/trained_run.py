@@ -15,12 +15,13 @@ from steepest.errors import CheckpointError, ConfigError
 from steepest.export import export_hugging_face
 from steepest.model import Transformer
 from steepest.model.generate import generate
-from steepest.objectives import CausalGraph, NextToken, Objective
+from steepest.objectives import CausalGraph, Classification, NextToken, Objective
 from steepest.objectives.causal_model import CausalModel, Reply
 from steepest.runs import RunFolder, open_run
 from steepest.tokenizer import Tokenizer
 from steepest.train.evaluate import evaluate
-from steepest.train.kinds import CausalGraphKind, Kind, kind_of
+from steepest.train.judging import Predictions
+from steepest.train.kinds import CausalGraphKind, ClassificationKind, Kind, kind_of
 from steepest.train.run import Listener, RunConfig
 from steepest.train.session import Result
 
@@ -121,6 +122,15 @@ class TrainedRun:
                 "stock class predicts the next token"
             )
         return export_hugging_face(self.objective.trunk, self.objective.head, self.tokenizer, Path(folder))
+
+    def predict(self, texts: Sequence[str]) -> Predictions:
+        """Labels of texts, and how likely each class is (calibrated on the development part)."""
+        if not (isinstance(self.objective, Classification) and isinstance(self.kind, ClassificationKind)):
+            raise ConfigError(
+                f"run {self.folder.name} gives no labels: its objective is {self.config.objective.kind}, "
+                "predict needs classification"
+            )
+        return self.kind.predict(self.objective, texts, self.config)
 
     @cached_property
     def causal(self) -> CausalModel:

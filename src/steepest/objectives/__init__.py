@@ -6,7 +6,7 @@ from pydantic import BeforeValidator, Field
 
 from steepest.objectives.base import KindConfig, Objective
 from steepest.objectives.causal_graph import CausalGraph, CausalGraphConfig
-from steepest.objectives.classification import ClassificationConfig
+from steepest.objectives.classification import Classification, ClassificationConfig
 from steepest.objectives.next_token import NextToken, NextTokenConfig
 
 
@@ -21,6 +21,7 @@ ObjectiveConfig = Annotated[
 ]
 
 __all__ = [
+    "Classification",
     "CausalGraph",
     "CausalGraphConfig",
     "ClassificationConfig",

@@ -120,7 +120,7 @@ def _by_time(
                        "dtype": given.train.dtype})  # fmt: skip
     pace = measure_pace(given, fixed, device, where.started)
     record["seconds_per_token"] = pace.measured
-    climbing = where.cache is not None and budget >= LEAST_TIME
+    climbing = kind.ladder and where.cache is not None and budget >= LEAST_TIME
     allowed = (
         min(LADDER_SHARE * budget, PLANNING_SHARE * budget - (time.monotonic() - began)) if climbing else 0.0
     )
@@ -129,7 +129,7 @@ def _by_time(
         # Never less than a little: a budget that measuring has eaten still gets its smallest model.
         spent = START_SECONDS if where.ahead else where.elapsed() + still
         seconds = where.machine_factor * max(budget - spent, 0.05 * budget)
-        return Menu.of(given, fixed, pace, seconds, examples.train_tokens)
+        return Menu.of(given, fixed, pace, seconds, examples.train_tokens, kind.most_matrix_parameters)
 
     if where.cache is not None and climbing:
         found = promise(

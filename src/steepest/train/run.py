@@ -71,6 +71,10 @@ class TrainConfig(RoomConfig):
     evaluate_tokens: int | None = Field(
         None, ge=1, description="held-out tokens for those; none: 1% of training"
     )
+    patience: int | None = Field(
+        None, ge=1, description="stop after so many evaluations without a new best; none: never"
+    )
+    start: str | None = Field(None, description="folder of the run whose weights this one went on from")
     checkpoint_every: int | None = Field(
         None, ge=1, description="steps between checkpoints; none: by the clock"
     )

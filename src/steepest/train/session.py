@@ -26,6 +26,7 @@ from steepest.train.kinds import Kind
 from steepest.train.loop import Hook, Record, run_loop
 from steepest.train.memory_watch import MemoryWatch
 from steepest.train.metrics import MetricsLog
+from steepest.train.proxy import proxy
 from steepest.train.run import Listener, RunConfig, resolve_autocast, sequences_per_step
 from steepest.train.speed import fastest_threads
 from steepest.train.state import TrainState
@@ -117,8 +118,11 @@ class Session:
                         *self.hooks,
                     ],
                     interrupted=lambda: self.signal is not None,
+                    enough=self._enough,
                     device=self.device,
                 )
+                if self._enough():
+                    self._event("stopped early", step=self.state.step, evaluations=self.state.stale)
                 if finished and self._evaluated_step != self.state.step:
                     self._evaluate()
                 self.save()
@@ -132,6 +136,8 @@ class Session:
     def _begin(self) -> None:
         """Measure the held-out loss once (it times evaluation too), then set the deadline and the rhythm."""
         self.memory.begin()
+        if self.state.step == 0:  # dropout draws from torch's own generator; a checkpoint restores it
+            torch.manual_seed(self.config.train.seed)
         self.health.begin(self.state, self.folder.read_metrics(), self.folder.read_events())
         if self.config.train.threads and self.device.type == "cpu":
             torch.set_num_threads(self.config.train.threads)
@@ -279,9 +285,24 @@ class Session:
         self.log.append(record)
         self.health.see(record)
         self.listen("evaluation", {"record": record})
-        if state.step and self.objective.better(metrics[metric], state.best.get(metric)):
-            state.best = {"step": state.step, metric: metrics[metric]}
+        if state.step and self._best_so_far(metrics):
+            state.best, state.stale = {"step": state.step, metric: metrics[metric]}, 0
+            state.best["tie"] = _tie(metrics)
             self.save()
+        elif state.step:
+            state.stale += 1
+
+    def _best_so_far(self, metrics: dict[str, float]) -> bool:
+        """Whether the metric is better than ever, or as good at a smaller loss."""
+        new, old = metrics[self.objective.metric], self.state.best.get(self.objective.metric)
+        return self.objective.better(new, old) or (
+            new == old and _tie(metrics) < self.state.best.get("tie", math.inf)
+        )
+
+    def _enough(self) -> bool:
+        """Whether the metric has not risen for so many evaluations that going on is a waste."""
+        patience = self.config.train.patience
+        return patience is not None and self.state.stale >= patience
 
     # -- checkpoints ----------------------------------------------------------------------------------
 
@@ -315,6 +336,7 @@ class Session:
         metrics = self._measure(self._final_tokens, exact=True)
         self.listen("concluding", {})
         conclusion = self.kind.conclude(self.objective, self.examples, self.config, self._out_of_time)
+        conclusion |= {"proxy": proxy(self.folder.read_metrics(), best_step, self.objective)}
         metrics = conclusion.pop("held_out", metrics)  # a kind that holds out in its own way
         result = Result(True, state.step, state.tokens, self.elapsed(), best_step, metrics,
                         self._final_tokens, conclusion)  # fmt: skip
@@ -366,3 +388,8 @@ class Session:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
+
+
+def _tie(metrics: dict[str, float]) -> float:
+    """What decides between evaluations with the same metric."""
+    return metrics.get("log_loss", metrics.get("loss", math.inf))

@@ -8,7 +8,7 @@ deadline, checkpoints, resuming and rewinding are the same for all.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from steepest.data.examples import AnyBatch, Examples
 from steepest.model import Transformer
@@ -18,7 +18,20 @@ from steepest.train.run import Listener, RunConfig
 
 
 class Kind(ABC):
-    """What is particular to the runs of one objective. Each class is final."""
+    """What is particular to the runs of one objective. Each class is final.
+
+    Attributes:
+        ladder: whether its loss is one that scaling laws foretell.
+        most_matrix_parameters: of a model whose size is chosen by the time; no limit if ``None``.
+    """
+
+    ladder: ClassVar[bool] = True
+    most_matrix_parameters: ClassVar[int | None] = None
+
+    @property
+    def training_texts(self) -> Sequence[str]:
+        """Texts that a task learns from, for next-token training before it; none where that makes no sense."""
+        return ()
 
     @classmethod
     @abstractmethod
