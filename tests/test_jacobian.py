@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from scipy.sparse.linalg import LinearOperator, svds
@@ -16,10 +17,12 @@ from steepest.autograd import (
     vjp,
 )
 from steepest.errors import ConfigError
+from steepest.health import gradient_flow
 from steepest.health.jacobians import block_maps, chained, depth_spectra
 from steepest.health.sensitivity import next_token_outputs, token_sensitivity
 from steepest.model import Transformer, TransformerConfig
-from test_gradient_flow import LENGTH, objective
+from steepest.objectives import NextToken
+from test_gradient_flow import LENGTH, batch, objective
 
 
 def smooth(inputs: int, outputs: int, seed: int = 0) -> tuple[object, Tensor]:
@@ -165,3 +168,16 @@ def test_sensitivity_is_that_of_finite_differences_and_the_future_changes_nothin
         expected = torch.stack(columns).norm(dim=0) * table[ids[position]].norm()
         torch.testing.assert_close(found[:, position], expected, rtol=1e-5, atol=1e-7)
     assert model.trunk.training
+
+
+@pytest.mark.parametrize(("depth", "scale"), [(2, 0.05), (6, 0.15), (6, 0.4)])
+def test_the_streams_gradient_tells_the_jacobians_size(depth: int, scale: float) -> None:
+    config = TransformerConfig(vocab_size=31, depth=depth, width=32, context=LENGTH)
+    model = NextToken(Transformer(config, torch.Generator().manual_seed(0)), np.ones(31, dtype=np.int64))
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += scale * torch.randn(parameter.shape, generator=generator)
+    ratio = gradient_flow(model, batch(rows=1))["first_to_last"]
+    rms = depth_spectra(model.trunk.double(), batch(rows=1).ids_BT[0])[-1].product.rms
+    assert rms / 2 < ratio < 2 * rms

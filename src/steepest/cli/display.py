@@ -81,6 +81,24 @@ class Display:
         self.line("", f"{summary.documents:,} document{'s' * (summary.documents != 1)}{dropped}{passed}; "
                   f"{how}: {in_count(len(held.tokens))} tokens{'; found encoded' if corpus.reused else ''}")  # fmt: skip
 
+    def _on_pairs(self, split: Any, held_out: int, tokenizer: Any, notes: list[str]) -> None:
+        self.close()
+        train, form = split.train, split.train.form
+        what = {
+            "pairs": "pairs",
+            "classes": f"texts of {len(set(train.classes)):,} classes",
+            "scores": "scored pairs",
+        }
+        of_columns = "" if train.columns[0] == "1" else f" ({', '.join(train.columns)})"
+        how = f", split by {split.how}" if split.share else ""
+        self.line(
+            "data",
+            f"{len(train):,} {what[form]}{of_columns} to train on, {held_out:,} to choose by{how}; {tokenizer.kind}, "
+            f"vocabulary {tokenizer.vocab_size:,}",
+        )
+        for note in notes:
+            self.line("", note)
+
     def _on_labelled(self, split: Any, tokenizer: Any, test: Any = None) -> None:
         self.close()
         rows = f"{len(split.train):,} texts to train on, {len(split.development):,} to choose by"

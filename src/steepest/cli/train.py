@@ -236,6 +236,11 @@ def _conclude(run: Any, runs: Path) -> None:
     if not result.finished:
         print(f"stopped at step {result.step:,}, saved; go on with: {_command('resume', name, runs)}")
         raise typer.Exit(128 + (result.signal or 2))
+    if run.config.objective.kind == "contrastive":
+        from steepest.cli.embed import conclude as conclude_contrastive
+
+        conclude_contrastive(run, lambda verb: _command(verb, name, runs))
+        return
     if run.config.objective.kind == "classification":
         from steepest.cli.predict import conclude as conclude_classification
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from steepest.report import charts, facts
 from steepest.report.heat_map import gradient_flow_figure, update_figure
+from steepest.report.judged import judged_table
 from steepest.report.ladder_chart import ladder_figure
 from steepest.report.reading import RunRecord, read_run
 from steepest.report.sections import baseline_table, command_lines, event_table, sample_blocks, verdict_list
@@ -53,6 +54,7 @@ def run_page(run: RunRecord) -> str:
         key_figures(facts.key_figures(run)),
         _section("Health", verdict_list(run)),
         _section("Training", figure_grid(drawn)),
+        _section("Beside simpler methods", judged_table(run)),
         _section("Figures on held-out data", baseline_table(run)),
         _section("Written by the model", sample_blocks(run)),
         _section("Events", event_table(run)),

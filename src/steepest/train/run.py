@@ -132,6 +132,9 @@ def compose(
         build_objective: puts the objective on a trunk (a kind of run knows how, see ``train/kinds/``).
     """
     device = resolve_device(config.train.device)
+    torch.manual_seed(
+        config.train.seed
+    )  # dropout draws from torch's own generators; a checkpoint holds their state
     trunk = Transformer(
         config.model,
         generator=torch.Generator().manual_seed(config.train.seed),

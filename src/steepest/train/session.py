@@ -88,7 +88,7 @@ class Session:
             config, log=self.log.append, event=self._event, micro_batch=lambda: self.memory.micro_batch
         )
         self.signal: int | None = None
-        self._fresh = True
+        self._fresh, self._warned = True, set[str]()
         self._saved_at = time.monotonic()
         self._weighed_at = -math.inf
         self._saved_step = self._evaluated_step = -1
@@ -154,7 +154,8 @@ class Session:
             self._evaluate()
         if self.config.train.compile:
             self._compile()
-        timed = min(self._evaluate_tokens, 16 * self.config.model.context)
+        whole = getattr(self.examples, "judged_whole", False)  # whatever part of it is asked for
+        timed = held_out if whole else min(self._evaluate_tokens, 16 * self.config.model.context)
         began = time.monotonic()
         self._measure(timed, exact=True)
         per_token = (time.monotonic() - began) / max(timed, 1)
@@ -165,6 +166,7 @@ class Session:
             if held_out > affordable:
                 self._final_tokens = max(self._evaluate_tokens, affordable)
             reserve = 1.2 * per_token * (self._final_tokens + self._evaluate_tokens) + EXIT_SECONDS
+            reserve += self.kind.seconds_to_conclude(self.config)
             reserve += self._seconds_to_save() + min(2.0, 0.01 * budget)  # checkpoint, then the sample
             schedule.set_seconds_left(budget - self.elapsed() - reserve)
 
@@ -285,6 +287,9 @@ class Session:
         self.log.append(record)
         self.health.see(record)
         self.listen("evaluation", {"record": record})
+        for said in set(self.objective.warnings(metrics)) - self._warned:
+            self._warned.add(said)
+            self._event("warning", step=state.step, said=said)
         if state.step and self._best_so_far(metrics):
             state.best, state.stale = {"step": state.step, metric: metrics[metric]}, 0
             state.best["tie"] = _tie(metrics)

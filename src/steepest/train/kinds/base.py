@@ -21,10 +21,12 @@ class Kind(ABC):
     """What is particular to the runs of one objective. Each class is final.
 
     Attributes:
+        own_probe: the speed of a size is measured by the objective's own step, not by next-token prediction.
         ladder: whether its loss is one that scaling laws foretell.
         most_matrix_parameters: of a model whose size is chosen by the time; no limit if ``None``.
     """
 
+    own_probe: ClassVar[bool] = False
     ladder: ClassVar[bool] = True
     most_matrix_parameters: ClassVar[int | None] = None
 
@@ -70,6 +72,10 @@ class Kind(ABC):
     @abstractmethod
     def save(self, folder: RunFolder) -> None:
         """Write what the run needs besides config and weights into its folder."""
+
+    def seconds_to_conclude(self, config: RunConfig) -> float:
+        """How long ``conclude`` takes, more or less, for a budget in time to leave room."""
+        return 0.0
 
     def conclude(
         self, objective: Objective, examples: Examples, config: RunConfig, out_of_time: Callable[[], bool]
