@@ -1,5 +1,6 @@
 """``steepest train``, ``resume`` and ``rewind``."""
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -88,6 +89,10 @@ def train(
     seed: Annotated[
         int | None, typer.Option(help="Seed of the weights and of the order of the data.")
     ] = None,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(help='Also log to "tensorboard", "wandb" or "trackio"; repeatable.'),
+    ] = None,
     keep: Annotated[int | None, typer.Option(help="Newest checkpoints to keep, besides the best.")] = None,
     config: Annotated[Path | None, typer.Option(help="A TOML file with the tables of run.toml.")] = None,
     changes: Set = None,
@@ -136,6 +141,7 @@ def train(
         "optim.lr": lr,
         "train.seed": seed,
         "train.keep": keep,
+        "train.trackers": json.dumps(track) if track else None,
     }
     given = [f"{key}={value}" for key, value in options.items() if value is not None]
     with _display() as display:

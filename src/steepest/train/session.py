@@ -1,14 +1,10 @@
 """One command's work on a run: clock, signals, evaluations, checkpoints, and the result at the end."""
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -21,6 +17,7 @@ from steepest.runs import RunFolder
 from steepest.train.deadline import DeadlineController
 from steepest.train.evaluate import evaluate
 from steepest.train.footprint import subject_of
+from steepest.train.glimpses import Glimpses
 from steepest.train.health_watch import HealthWatch
 from steepest.train.kinds import Kind
 from steepest.train.loop import Hook, Record, run_loop
@@ -28,8 +25,10 @@ from steepest.train.memory_watch import MemoryWatch
 from steepest.train.metrics import MetricsLog
 from steepest.train.proxy import proxy
 from steepest.train.run import Listener, RunConfig, resolve_autocast, sequences_per_step
+from steepest.train.signals import asked_to_stop
 from steepest.train.speed import fastest_threads
 from steepest.train.state import TrainState
+from steepest.train.trackers import Trackers
 
 EXIT_SECONDS = 0.5  # from the last line printed to the end of the process
 EVALUATION_SHARE = 0.003  # of the time budget, for each evaluation during the run
@@ -79,13 +78,22 @@ class Session:
         self.device = next(self.objective.parameters()).device
         self.autocast = resolve_autocast(config, self.device)
         self.started, self.before = started, state.seconds  # ``before``: wall clock of earlier sessions
-        self.log = MetricsLog(folder)
+        self.trackers = Trackers(
+            config.train.trackers, folder, config.model_dump(mode="json"), state.step, self._event
+        )
+        self.log = MetricsLog(folder, also=self.trackers.log)
         self.writer = CheckpointWriter(folder.checkpoints, after=self._prune)
         self.memory = MemoryWatch(
             config, folder, state.objective, subject_of(config, examples, kind.objective), self._event
         )
         self.health = HealthWatch(
             config, log=self.log.append, event=self._event, micro_batch=lambda: self.memory.micro_batch
+        )
+        self.glimpses = Glimpses(
+            config,
+            write=lambda tokens: kind.write(self.objective, config, tokens),
+            progress=lambda state: self._progress(state)[0],
+            log=self.log.append,
         )
         self.signal: int | None = None
         self._fresh, self._warned = True, set[str]()
@@ -100,7 +108,7 @@ class Session:
 
     def run(self) -> Result:
         """Train to the end of the budget, or until a signal; what was reached is returned and written."""
-        with self._signals():
+        with asked_to_stop(self._ask):
             try:
                 self._begin()
                 finished = run_loop(
@@ -115,6 +123,7 @@ class Session:
                         (1, self.health),
                         (1, self._evaluate_when_due),
                         (1, self._save_when_due),
+                        (1, self.glimpses),
                         *self.hooks,
                     ],
                     interrupted=lambda: self.signal is not None,
@@ -129,6 +138,7 @@ class Session:
                 return self._finish() if finished else self._interrupted()
             finally:
                 self.log.flush()
+                self.trackers.close()
                 self.writer.close()
 
     # -- beginning ------------------------------------------------------------------------------------
@@ -374,25 +384,9 @@ class Session:
         self.folder.append_event(kind, **fields)
         self.listen("event", {"event": kind, **fields})
 
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM ask for a stop after the step at hand; a second Ctrl-C stops at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def ask(number: int, frame: FrameType | None) -> None:
-            if self.signal is not None:
-                raise KeyboardInterrupt
-            self.signal = number
-            self.listen("stopping", {"signal": number})
-
-        previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+    def _ask(self, number: int) -> None:
+        self.signal = number
+        self.listen("stopping", {"signal": number})
 
 
 def _tie(metrics: dict[str, float]) -> float:

@@ -73,6 +73,16 @@ class Kind(ABC):
     def save(self, folder: RunFolder) -> None:
         """Write what the run needs besides config and weights into its folder."""
 
+    def write(
+        self,
+        objective: Objective,
+        config: RunConfig,
+        tokens: int,
+        out_of_time: Callable[[], bool] = lambda: False,
+    ) -> str:
+        """A text of so many tokens, written by the model; nothing, if it writes none. The mode is put back."""
+        return ""
+
     def seconds_to_conclude(self, config: RunConfig) -> float:
         """How long ``conclude`` takes, more or less, for a budget in time to leave room."""
         return 0.0
