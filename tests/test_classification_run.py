@@ -14,7 +14,9 @@ import pytest
 from labelled_texts import lexical_rows, ordered_rows, write_tsv
 from steepest import api
 from steepest.errors import SteepestError
+from steepest.lexical import Effort
 from steepest.objectives import ClassificationConfig
+from steepest.train.kinds import ClassificationKind, classification
 from steepest.train.proxy import proxy
 from survival import fork, what_counts
 
@@ -174,6 +176,21 @@ def test_a_class_with_one_example_and_an_empty_text_are_no_hindrance(tmp_path: P
     assert isinstance(run.config.objective, ClassificationConfig)
     assert run.config.objective.labels == ["cat", "dog", "once", "owl"]
     assert len(run.result.conclusion["notes"]) == 2  # type: ignore[union-attr]
+
+
+def test_where_time_is_short_few_rows_are_fitted_and_the_others_judged(
+    beasts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    little = Effort(("words",), (1.0,), 2, np.arange(0, 200, 4), baselines=False)
+    monkeypatch.setattr(classification, "choose_effort", lambda *_: little)
+    run = train(beasts, tmp_path, steps=4)
+    told = run.result.conclusion  # type: ignore[union-attr]
+    assert told["lexical"]["rows"] == 50 and not told["baselines"] and told["winner"] == "steepest"
+    assert set(told["judged"]["development"]) == {"steepest"}
+    assert isinstance(run.kind, ClassificationKind)
+    offset = run.kind.offsets[0]
+    assert np.allclose(np.exp(offset).sum(1), 1, atol=1e-5) and len(offset) > 200  # every row has one
+    assert run.result.metrics["accuracy"] > 0.6  # type: ignore[union-attr]
 
 
 def test_the_commands(beasts: Path, tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ class ContrastiveKind(Kind):
         tokenizer: text <-> ids, made from training texts only.
         idf_V: weight of each token at first; ``None`` for a run that is opened.
         width: texts of a row.
+        training_texts: for next-token training first, which only blocks can use.
         test: rows to be judged on at the end, if any.
         facts: what is said of the data and of the baselines, for ``result.json``.
     """
@@ -53,6 +54,7 @@ class ContrastiveKind(Kind):
     tokenizer: Tokenizer
     idf_V: npt.NDArray[np.float32] | None = None
     width: int = 2
+    training_texts: Sequence[str] = ()
     test: Truth | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -77,7 +79,8 @@ class ContrastiveKind(Kind):
         train = EncodedPairs.encode(split.train, tokenizer, context)
         data = config.data.replace(validation=split.share)
         settled = _settled(config.replace(objective=asked, data=data), train, context)
-        kind = cls(tokenizer, _idf(train, tokenizer.vocab_size), split.train.width)
+        layers = config.model.depth if "depth" in config.model.model_fields_set else 0
+        kind = cls(tokenizer, _idf(train, tokenizer.vocab_size), split.train.width, texts if layers else ())
         examples = kind._examples(settled, split, dev, train)
         kind.facts = {
             "rows": {"train": len(split.train), "held_out": len(examples.held_out)},
