@@ -16,7 +16,6 @@ def command_names() -> list[str]:
     import typer
 
     from steepest.cli import law, look, report, train, use  # noqa: F401
-    from steepest.cli.inspect_sensitivity import sensitivity  # noqa: F401
 
     return sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
 
