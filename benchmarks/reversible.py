@@ -229,9 +229,6 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--steps", type=int, default=600)
     asked = parser.parse_args()
-    result = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    result["machine"] = f"{platform.machine()}, {torch.get_num_threads()} threads"
-    result["torch"] = torch.__version__
     parts: dict[str, Callable[[], Any]] = {
         "held": held,
         "gradient": gradient,
@@ -239,8 +236,13 @@ def main() -> None:
         "loss": lambda: loss(asked.text.read_text() if asked.text else python_docs(), asked.steps),
     }
     for name in asked.only.split(","):
-        result[name] = parts[name]()
-        show({name: result[name]})
+        found = parts[name]()
+        show({name: found})
+        result = (
+            json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+        )  # another part may have ended meanwhile
+        result |= {name: found, "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+                   "torch": torch.__version__}  # fmt: skip
         RESULTS.parent.mkdir(parents=True, exist_ok=True)
         RESULTS.write_text(json.dumps(result, indent=1) + "\n")
 

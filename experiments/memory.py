@@ -1,69 +1,121 @@
-"""Memory of training against memory of a forward pass, as the depth grows: a table and a picture.
+"""What is said of memory, measured: one layer, whole models as the depth grows, recomputed and reversible.
 
-    python experiments/memory.py [--depths 2,8,32,64] [--png FILE]
+The statements put to the test:
 
-The statements put to the test: inference needs about what the most demanding layer needs; the backward pass
-needs about twice a forward pass; recomputing or reversing layers makes that true at any depth. Every figure is a
-predicted peak of live bytes, equal to the allocator's own count (benchmarks/memory.py); nothing is allocated.
-Writes ``experiments/results/memory.json``.
+    1   a forward pass needs about what its most demanding layer needs, at any depth
+    2   training needs about twice a forward pass
+    3   recomputing or reversing layers makes 2 true at any depth
 
-    forward     a forward pass without gradients, over all sequences
-    over        peak of a training step with SGD (no optimiser state) over that peak
-    demanding   what inference takes above the weights, over the most demanding block alone
+Every figure is a predicted peak of live bytes, equal to the allocator's own count (benchmarks/memory.py); nothing
+is allocated.
+
+    forward     peak of a forward pass without gradients, over all sequences
+    demanding   what that takes above the weights, over the most demanding block alone
+    stored ...  peak of a training step with SGD (no optimiser state), and in brackets that over forward
 """
 
-import argparse
-import json
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
+import torch
+from claim import FAILS, HOLDS, PARTLY, canvas, conclude
+from torch import Tensor
+
 from steepest.config import build
-from steepest.memory.predict import Prediction
+from steepest.memory import Prediction, predict
+from steepest.model import Transformer, TransformerConfig
 from steepest.train.footprint import predict_inference, predict_training
 from steepest.train.run import RunConfig
 
-RESULTS = Path(__file__).parent / "results" / "memory.json"
-WAYS = ("stored", "recomputed", "reversible")
+DEPTHS = (2, 4, 8, 16, 32, 64)
+WIDTH, VOCABULARY = 256, 1024
+WAYS = ("stored", "recomputed", "reversible", "stored, AdamW")
 # Sequences and tokens in each: few, so that weights dominate; many, so that activations do.
 SITUATIONS = {"weights dominate": (1, 16), "activations dominate": (4, 256)}
 
 
-def config(depth: int, way: str, sequences: int, context: int, width: int = 256) -> RunConfig:
+def one_layer(width: int, sequences: int, context: int) -> dict[str, float]:
+    """Forward and backward of one layer over its forward pass alone, both above the weights."""
+    shape = TransformerConfig(depth=1, width=width, context=context, vocab_size=VOCABULARY)
+    trunk = Transformer(shape)
+    block, rotation = trunk.blocks[0], trunk.rotation(torch.arange(context))
+    x_BTD, dy_BTD = (torch.empty(sequences, context, width) for _ in range(2))
+
+    def above_weights(step: Callable[..., Any], *tensors: Tensor) -> int:
+        found = predict(step, block, rotation, *tensors)
+        return found.peak - found.worst.weights
+
+    layers: dict[str, Callable[..., Tensor]] = {
+        "attention": lambda block, x, turn: block.attend(x, turn),
+        "mlp": lambda block, x, turn: block.feed(x),
+        "block": lambda block, x, turn: block(x, turn),
+    }
+    ratios = {}
+    for name, layer in layers.items():
+
+        def forward(block: Any, turn: Any, x: Tensor, layer: Any = layer) -> None:
+            with torch.no_grad():
+                layer(block, x, turn)
+
+        def both(block: Any, turn: Any, x: Tensor, dy: Tensor, layer: Any = layer) -> None:
+            torch.autograd.grad(
+                layer(block, x, turn), [x, *block.parameters()], dy, allow_unused=True
+            )  # its two halves share no weights
+
+        train = above_weights(both, x_BTD.clone().requires_grad_(), dy_BTD)
+        ratios[name] = train / above_weights(forward, x_BTD)
+    return ratios
+
+
+def config(depth: int, way: str, sequences: int, context: int) -> RunConfig:
     """The run whose memory is asked for."""
-    coupling = "reversible" if way == "reversible" else "residual"
+    model = {"depth": depth, "width": WIDTH, "vocab_size": VOCABULARY, "context": context}
     train: dict[str, Any] = {"steps": 1, "device": "cpu", "dtype": "float32", "micro_batch": sequences}
+    optim: dict[str, Any] = {"optimizer": "sgd", "momentum": 0.0, "nesterov": False}
     if way == "recomputed":
         train |= {"backward": "recompute", "recompute_blocks": depth}
-    model = {"depth": depth, "width": width, "vocab_size": 1024, "context": context, "coupling": coupling}
-    optim = {"optimizer": "sgd", "momentum": 0.0, "nesterov": False}
+    elif way == "reversible":
+        model |= {"coupling": "reversible"}
+    elif way == "stored, AdamW":
+        optim = {"optimizer": "adamw"}
     batches = {"batch_tokens": sequences * context}
     return build(RunConfig, {"model": model, "train": train, "optim": optim, "batches": batches})
 
 
 def main() -> None:
-    """Print the table, keep it, draw it."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--depths", default="2,4,8,16,32,64")
-    parser.add_argument("--png", type=Path, default=RESULTS.with_suffix(".png"))
-    arguments = parser.parse_args()
-    depths = [int(depth) for depth in arguments.depths.split(",")]
-    rows: list[dict[str, Any]] = []
+    """The table, the picture, the verdict."""
+    layers = {f"width {width}": one_layer(width, 4, 256) for width in (256, 512)}
+    found: list[dict[str, Any]] = []
     for situation, (sequences, context) in SITUATIONS.items():
-        print(
-            f"\n{situation}: {sequences} sequences of {context} tokens, width 256 (MB; training over forward)"
-        )
-        print(f"{'depth':>6} {'forward':>9} {'demanding':>10}" + "".join(f"{way:>22}" for way in WAYS))
-        for depth in depths:
+        for depth in DEPTHS:
             steps = {way: predict_training(config(depth, way, sequences, context)) for way in WAYS}
             forward = predict_inference(config(depth, "stored", sequences, context), sequences=sequences)
-            rows.append(row(situation, depth, forward, steps))
-            print(line(rows[-1]))
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
-    draw(rows, arguments.png)
-    print(f"\nwritten: {RESULTS}, {arguments.png}")
+            found.append(row(situation, depth, forward, steps))
+    table = [(one["situation"], one["depth"], f"{one['forward'] / 1e6:.1f} MB", one["inference_over_layer"],
+              *(one["over_forward"][way] for way in WAYS)) for one in found]  # fmt: skip
+    alone = [ratio for ratios in layers.values() for ratio in ratios.values()]
+    weights, activations = (
+        {way: [one["over_forward"][way] for one in found if one["situation"] == situation] for way in WAYS}
+        for situation in SITUATIONS
+    )
+    demanding = [one["inference_over_layer"] for one in found if one["situation"] == "activations dominate"]
+    saved = activations["recomputed"] + activations["reversible"]
+    first, second, third = max(demanding) < 1.5, max(activations["stored"]) < 2.5, max(saved) < 2.5
+    conclude(
+        "Inference needs what the most demanding layer needs; training needs about twice a forward pass.",
+        HOLDS if first and second else PARTLY if first or third else FAILS,
+        f"Above the weights, inference takes {span(demanding)} times the most demanding layer at every depth. One layer's training takes {span(alone)} times "
+        f"its forward pass. Whole models: {span(weights['stored'])} times where weights dominate, but {span(activations['stored'])} where activations do, "
+        f"growing with depth; AdamW's state makes the former {span(weights[WAYS[3]])}. Recomputed blocks take {span(activations['recomputed'])} and reversible "
+        f"ones {span(activations['reversible'])}: they make the statement true.",
+        ("situation", "blocks", "forward", "inference over layer", *(f"{way} over forward" for way in WAYS)),
+        table, draw(found), layers=layers, models=found,
+    )  # fmt: skip
+
+
+def span(values: list[float]) -> str:
+    """Least and greatest."""
+    return f"{min(values):.2f} to {max(values):.2f}"
 
 
 def row(situation: str, depth: int, forward: Prediction, steps: dict[str, Prediction]) -> dict[str, Any]:
@@ -79,32 +131,27 @@ def row(situation: str, depth: int, forward: Prediction, steps: dict[str, Predic
     }
 
 
-def line(row: dict[str, Any]) -> str:
-    """The same as text."""
-    cells = "".join(f"{row['steps'][way] / 1e6:>13,.1f} ({row['over_forward'][way]:5.2f})" for way in WAYS)
-    return f"{row['depth']:>6} {row['forward'] / 1e6:>9,.1f} {row['inference_over_layer']:>10.2f}  {cells}"
-
-
-def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Training over forward against depth, a panel a situation."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    for place, situation in enumerate(SITUATIONS, start=1):
-        axes = figure.add_subplot(1, 2, place)
+def draw(rows: list[dict[str, Any]]) -> Any:
+    """Training over forward against depth, a panel a situation, and what is held for the backward pass."""
+    figure, all_axes = canvas(3)
+    panels = [(situation, "over_forward", "training over forward") for situation in SITUATIONS]
+    panels.append(("activations dominate", "held", "MB held for the backward pass"))
+    for axes, (situation, key, label) in zip(all_axes, panels, strict=True):
         chosen = [one for one in rows if one["situation"] == situation]
-        for way in WAYS:
-            axes.plot(
-                [one["depth"] for one in chosen],
-                [one["over_forward"][way] for one in chosen],
-                "o-",
-                label=way,
-            )
-        axes.axhline(2, color="grey", linewidth=0.8, linestyle=":")
-        axes.set(title=situation, xlabel="blocks", ylabel="training over forward", xscale="log")
-        axes.set_ylim(bottom=0)
-        axes.legend()
-    figure.savefig(path)
+        unit = 1e6 if key == "held" else 1.0
+        for way in WAYS[:3] if key == "held" else WAYS:
+            values = [one[key][way] / unit for one in chosen]
+            axes.plot(DEPTHS, values, "o:" if way == WAYS[3] else "o-", label=way, markersize=4)
+        if key == "held":
+            axes.set_yscale("log")
+        else:
+            axes.axhline(2, color="grey", linewidth=0.8, linestyle="--")
+            axes.set_ylim(bottom=0)
+        axes.set(title=situation, xlabel="blocks", ylabel=label, xscale="log")
+        axes.set_xticks(DEPTHS, [str(depth) for depth in DEPTHS])
+        axes.minorticks_off()
+        axes.legend(fontsize=8)
+    return figure
 
 
 if __name__ == "__main__":

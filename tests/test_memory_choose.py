@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,15 @@ import pytest
 from typer.testing import CliRunner
 
 from steepest.api import TrainedRun, resume, train
-from steepest.cli import inspect  # noqa: F401  registers the command
+from steepest.cli import inspect_memory  # noqa: F401  registers the command
 from steepest.cli.main import app
+from steepest.config import build
 from steepest.errors import ConfigError
-from steepest.memory.choose import Holding, choose_split, halvings
+from steepest.memory.choose import Holding, NothingFits, choose_split, halvings
 from steepest.memory.predict import Moment, Prediction
+from steepest.train.footprint import measure_training, predict_training
+from steepest.train.run import RunConfig
+from steepest.train.split import fit
 
 PLAIN = Holding("plain", share=0.0)
 SLOW = Holding("slow", share=-0.2, slower=1.3)
@@ -70,12 +75,13 @@ def test_the_fastest_that_fits_by_exhaustive_search(seed: int) -> None:
 
 def test_nothing_fits_says_the_least_that_would() -> None:
     with pytest.raises(
-        ConfigError, match=r"nothing fits 0\.001 MB: .* needs 0\.007 MB.*; give more, or pray"
-    ):
+        NothingFits, match=r"nothing fits 0\.001 MB: .* needs 0\.007 MB, of which 0\.005 MB are weights"
+    ) as refusal:
         choose_split(
             sequences=4, depth=4, limit=1000, predict=lambda micro, k: step(4, 4, micro, k),
-            time_block=lambda micro: (1.0, 3.0), holdings=[PLAIN], otherwise=lambda: ", or pray",
+            time_block=lambda micro: (1.0, 3.0), holdings=[PLAIN],
         )  # fmt: skip
+    assert refusal.value.needed == 6860  # all at once: each micro-batch beyond the first holds gradients
 
 
 @pytest.mark.parametrize("limit", [0, -5])
@@ -111,13 +117,102 @@ def test_a_run_within_a_limit_records_predicted_and_measured(limited: TrainedRun
 
 
 def test_inspect_draws_predicted_beside_measured(limited: TrainedRun, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     picture = tmp_path / "step.png"
     done = CliRunner().invoke(app, ["inspect", "memory", str(limited.folder.path), "--png", str(picture)])
     assert done.exit_code == 0, done.output
-    for word in ("weights", "optimiser", "gradients", "activations", "backward", "measured", "█"):
+    for word in (
+        "weights",
+        "optimiser",
+        "gradients",
+        "activations",
+        "backward",
+        "inference",
+        "measured",
+        "█",
+    ):
         assert word in done.output
     assert picture.stat().st_size > 5000
+
+
+def test_inspect_says_what_a_limit_would_choose(limited: TrainedRun) -> None:
+    run = str(limited.folder.path)
+    done = CliRunner().invoke(app, ["inspect", "memory", run, "--memory", "9GB", "--predict"])
+    assert done.exit_code == 0, done.output
+    assert "predicted of 9.00 GB" in done.output and "the fastest that fits" in done.output
+    assert "measured:" not in done.output
+    with pytest.raises(ConfigError, match="nothing fits 1 MB"):
+        CliRunner().invoke(app, ["inspect", "memory", run, "--memory", "1MB"], catch_exceptions=False)
+
+
+def small(sequences: int = 4, **fields: Any) -> RunConfig:
+    """A config whose process is set aside, so that limits are about the step alone."""
+    model = {"depth": 3, "width": 64, "vocab_size": 64, "context": 64} | fields.pop("model", {})
+    train = {"steps": 1, "device": "cpu", "dtype": "float32"} | fields.pop("train", {})
+    optim = {"optimizer": "adamw"} | fields.pop("optim", {})
+    batches = {"batch_tokens": sequences * model["context"]}
+    return build(RunConfig, {"model": model, "train": train, "optim": optim, "batches": batches})
+
+
+def test_weights_are_updated_in_the_backward_pass_only_when_nothing_else_fits() -> None:
+    def choose(limit: int, clip: float) -> RunConfig:
+        config = small(sequences=1, optim={"clip": clip}, train={"memory": limit})
+        return fit(config, preferred=1, holdings=[PLAIN], before=0)[0]
+
+    least = min(predict_training(small(sequences=1), recompute_blocks=k).peak for k in (0, 3))
+    assert not choose(least, clip=0.0).train.step_in_backward
+    chosen = choose(least - 1, clip=0.0)
+    assert chosen.train.step_in_backward and chosen.health.every == 0
+    assert predict_training(chosen).peak < least
+    # A gradient that is clipped must be whole: the way is named, not taken.
+    with pytest.raises(
+        ConfigError, match=r'or "--set optim.clip=0", .* MB, or "--set model.coupling=reversible"'
+    ):
+        choose(least - 1, clip=1.0)
+
+
+def test_updates_in_the_backward_pass_need_the_whole_batch() -> None:
+    config = small(optim={"clip": 0.0}, train={"step_in_backward": True, "micro_batch": 2})
+    with pytest.raises(ConfigError, match=r"needs all 4 sequences .* train\.micro_batch 2"):
+        fit(config, preferred=4)
+
+
+def test_a_choice_that_the_whole_depth_does_not_confirm_is_made_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As if blocks were not alike: the shallow runs then promise too little."""
+    from steepest.train import split
+
+    honest = split.predict_training
+
+    def predict(*arguments: Any, whole: bool, **named: Any) -> Prediction:
+        found = honest(*arguments, whole=False, **named)
+        more = found.phases["backward"]
+        phases = found.phases | {"backward": replace(more, activations=more.activations + found.peak)}
+        return replace(found, peak=2 * found.peak, phases=phases) if whole else found
+
+    monkeypatch.setattr(split, "predict_training", predict)
+    limit = round(1.5 * honest(small(), micro_batch=4).peak)
+    config, found = fit(small(train={"memory": limit}), preferred=4, holdings=[PLAIN], before=0)
+    assert (config.train.micro_batch, config.train.recompute_blocks) != (4, None)
+    assert 2 * honest(config).peak == found.choice.split.peak <= limit
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"context": 1},
+        {"width": 96, "head_dim": 32, "heads": 2, "kv_heads": 1},
+        {"vocab_size": 50_000, "width": 32},
+        {"dropout": 0.2, "tie_embeddings": True, "coupling": "reversible"},
+    ],
+    ids=["context 1", "heads narrower than the width", "vocabulary 50,000", "dropout, tied, reversible"],
+)
+def test_odd_shapes_are_predicted_and_fitted(model: dict[str, Any]) -> None:
+    config = small(model={"depth": 2, **model}, train={"micro_batch": 7})  # more than the batch has
+    peak = predict_training(config).peak
+    assert peak == pytest.approx(max(measure_training(config)), rel=2e-3)
+    limited = config.replace(train=config.train.replace(memory=peak))
+    assert fit(limited, preferred=4, holdings=[PLAIN], before=0)[1].choice.split.taken <= peak
 
 
 def test_a_limit_changes_the_split_and_not_the_batch(text_file: Path, tmp_path: Path) -> None:
@@ -149,10 +244,16 @@ def test_a_run_that_takes_more_than_its_limit_is_split_anew(
 @pytest.mark.parametrize(
     ("memory", "message"),
     [
-        ("2GX", 'a size is written like "512MB", "2GB" or "2GiB"; got "2GX"'),
-        ("-2GB", 'a size is written like "512MB"'),
+        ("2GX", '"2GX" is in no unit of memory; did you mean "2GB"?'),
+        ("2 gigs", 'did you mean "2GiB"?'),
+        ("two", 'a size is written like "512MB", "2GB" or "2GiB"; got "two"'),
+        ("-2GB", 'must be more than 0 bytes; got "-2GB"'),
+        ("0", 'must be more than 0 bytes; got "0"'),
         (-5, "more than 0 bytes"),
-        ("1MB", "nothing fits 1 MB: .*reversible"),
+        (
+            "1MB",
+            r"nothing fits 1 MB: the least of all splits needs \d+ MB, .*reversible.*, which needs \d+ MB",
+        ),
     ],
 )
 def test_bad_limits_are_one_clear_line(

@@ -126,6 +126,19 @@ def test_a_step_of_ones_own_is_predicted_and_left_alone() -> None:
     assert predicted.peak - predicted.steady == pytest.approx(counted, abs=2000)
 
 
+def test_the_layers_of_ones_own_model_are_found() -> None:
+    layers = nn.Sequential(nn.Linear(32, 512, bias=False), nn.ReLU(), nn.Linear(512, 32, bias=False))
+    model = nn.ModuleDict({"layers": layers, "head": nn.Linear(32, 1000, bias=False)})
+
+    def step(model: nn.ModuleDict, x: torch.Tensor) -> None:
+        model["head"](model["layers"](x)).sum().backward()
+
+    predicted = predict(step, model, torch.zeros(64, 32))
+    assert predicted.layer == 64 * 512 * 4  # the first; the second makes as much
+    assert predicted.loss == 64 * 1000 * 4 + 64  # logits, and their sum
+    assert f"{predicted.peak / 1e6:,.2f}" in predicted.table() and "backward" in predicted.table()
+
+
 def test_shared_weights_are_counted_once() -> None:
     first, second = nn.Linear(100, 100, bias=False), nn.Linear(100, 100, bias=False)
     second.weight = first.weight

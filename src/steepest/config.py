@@ -128,29 +128,41 @@ def parse_count(text: str) -> int:
     return round(float(match[1]) * _COUNT_UNITS[match[2]])
 
 
-_BYTE_UNITS = {
-    "": 1,
-    "k": 10**3,
-    "m": 10**6,
-    "g": 10**9,
-    "t": 10**12,
-    "ki": 2**10,
-    "mi": 2**20,
-    "gi": 2**30,
-    "ti": 2**40,
+_BYTE_UNITS: dict[str, int] = {"B": 1} | {
+    f"{prefix}{binary}B": base**power
+    for binary, base in (("", 1000), ("i", 1024))
+    for power, prefix in enumerate("kMGT", start=1)
 }
 
 
 def parse_bytes(text: str) -> int:
-    """Bytes in a size such as "2GB" (10^9) or "2GiB" (2^30).
+    """Bytes in a size such as "2GB" (10^9) or "2GiB" (2^30); the B may be left out, and case does not matter.
 
-    >>> parse_bytes("2GiB")
-    2147483648
+    >>> parse_bytes("2GiB"), parse_bytes("1.5 g")
+    (2147483648, 1500000000)
+    >>> parse_bytes("2GV")
+    Traceback (most recent call last):
+    ...
+    steepest.errors.ConfigError: "2GV" is in no unit of memory; did you mean "2GB"? A size is written like ...
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?", text.strip().lower())
-    if match is None or match[2] not in _BYTE_UNITS:
+    match = re.fullmatch(
+        r"([+-]?\d+(?:\.\d+)?)\s*([a-zA-Z]*)", text.strip().replace(",", "").replace("_", "")
+    )
+    if match is None:
         raise ConfigError(f'a size is written like "512MB", "2GB" or "2GiB"; got "{text}"')
-    return round(float(match[1]) * _BYTE_UNITS[match[2]])
+    amount, unit = match.groups()
+    units = {name.lower(): size for name, size in _BYTE_UNITS.items()}
+    known = units.get(unit.lower()) or units.get(f"{unit.lower()}b")
+    if known is None:
+        meant = difflib.get_close_matches(unit.lower(), units, n=1, cutoff=0.0)[0]
+        name = next(name for name in _BYTE_UNITS if name.lower() == meant)
+        raise ConfigError(
+            f'"{text}" is in no unit of memory; did you mean "{amount}{name}"? A size is written like "512MB", '
+            f'"2GB" or "2GiB"'
+        )
+    if float(amount) <= 0:
+        raise ConfigError(f'a size must be more than 0 bytes; got "{text}"')
+    return round(float(amount) * known)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -31,6 +31,7 @@ class Display:
         self._speed: tuple[float, int] | None = None
         self._rate = 0.0
         self._held_out = math.nan
+        self._metric = "bits_per_byte"
         self._plain_due = 0.0
         self._bytes_per_token = math.nan  # where there is no text
         self._loss = math.nan
@@ -80,6 +81,41 @@ class Display:
         self.line("", f"{summary.documents:,} document{'s' * (summary.documents != 1)}{dropped}{passed}; "
                   f"{how}: {in_count(len(held.tokens))} tokens{'; found encoded' if corpus.reused else ''}")  # fmt: skip
 
+    def _on_pairs(self, split: Any, held_out: int, tokenizer: Any, notes: list[str]) -> None:
+        self.close()
+        train, form = split.train, split.train.form
+        what = {
+            "pairs": "pairs",
+            "classes": f"texts of {len(set(train.classes)):,} classes",
+            "scores": "scored pairs",
+        }
+        of_columns = "" if train.columns[0] == "1" else f" ({', '.join(train.columns)})"
+        how = f", split by {split.how}" if split.share else ""
+        self.line(
+            "data",
+            f"{len(train):,} {what[form]}{of_columns} to train on, {held_out:,} to choose by{how}; {tokenizer.kind}, "
+            f"vocabulary {tokenizer.vocab_size:,}",
+        )
+        for note in notes:
+            self.line("", note)
+
+    def _on_labelled(self, split: Any, tokenizer: Any, test: Any = None) -> None:
+        self.close()
+        rows = f"{len(split.train):,} texts to train on, {len(split.development):,} to choose by"
+        rows += "" if test is None else f", {len(test):,} to be judged on"
+        self.line(
+            "data",
+            f"{rows}; {len(split.names)} classes; {tokenizer.kind}, vocabulary {tokenizer.vocab_size:,}",
+        )
+        for note in split.notes:
+            self.line("", note)
+
+    def _on_baselines(self, judged: dict[str, Any], metric: str) -> None:
+        for name, one in judged.items():
+            self.line(
+                "baseline", f"{one[metric]:.4f} {metric.replace('_', ' ')}: {name}, {one['seconds']:.1f} s"
+            )
+
     def _on_table(self, kind: Any) -> None:
         from steepest.cli.ask import table_lines
 
@@ -113,25 +149,26 @@ class Display:
 
     def _on_plan(self, config: Any, plan: dict[str, Any]) -> None:
         model, train = config.model, config.train
+        self._metric = config.objective.metric
         self.line("model", f"{model.depth} layers x {model.width} wide, context {model.context}, "
                   f"{in_count(plan['parameters'])} parameters")  # fmt: skip
         budget = f"{duration(train.time)} in all" if train.time else f"{plan['steps']:,} steps"
         self.line("plan", f"{budget}: about {in_count(plan['tokens'])} tokens ({plan['epochs']:.1f} epochs), batch "
                   f"{config.batches.batch_tokens:,} tokens, {config.optim.optimizer} at {config.optim.lr:.2g}")  # fmt: skip
-        self._show_memory(plan.get("memory"))
+        self.show_memory(plan.get("memory"))
         self._show_promise(plan)
 
-    def _show_memory(self, memory: dict[str, Any] | None) -> None:
+    def show_memory(self, memory: dict[str, Any] | None) -> None:
+        """The split of the batch, and the few that came next, with reasons."""
         if not memory:
             return
-        recomputed = memory["recompute_blocks"]
-        how = f"{recomputed} blocks recomputed" if recomputed else "no block recomputed"
-        self.line("memory", f"{in_bytes(memory['predicted'])} predicted of {in_bytes(memory['limit'])}: micro-batches of "
-                  f"{memory['micro_batch']}, {how}, {memory['allocator']}")  # fmt: skip
+        self.line(
+            "memory",
+            f"{in_bytes(memory['predicted'])} predicted of {in_bytes(memory['limit'])}: {_split(memory)}",
+        )
         if memory["asked"]:
-            for one in memory["considered"][1:]:
-                self.line("", f"{in_bytes(one['predicted']):>10}  micro-batches of {one['micro_batch']}, "
-                          f"{one['recompute_blocks']} recomputed, {one['allocator']}: {one['reason']}")  # fmt: skip
+            for one in memory["considered"]:
+                self.line("", f"{in_bytes(one['predicted']):>9}  {_split(one)}: {one['reason']}")
 
     def _on_ladder(self, rungs: Any, seconds: float, reused: int) -> None:
         found = f", {reused} of them found finished" if reused else ""
@@ -206,7 +243,7 @@ class Display:
         self.live.refresh()
 
     def _on_evaluation(self, record: dict[str, Any]) -> None:
-        self._held_out = record["evaluation"].get("bits_per_byte", math.nan)
+        self._held_out = record["evaluation"].get(self._metric, math.nan)
 
     def _on_forecast(self, mark: float, value: float, low: float, high: float, **_: Any) -> None:
         self.line(
@@ -215,6 +252,10 @@ class Display:
 
     def _on_event(self, event: str, **fields: Any) -> None:
         if event in QUIET_EVENTS:
+            return
+        if event == "memory measured":
+            self.line("memory", f"{in_bytes(fields['measured'])} at the most so far, {in_bytes(fields['predicted'])} "
+                      "predicted")  # fmt: skip
             return
         told = ", ".join(f"{key} {_short(value)}" for key, value in fields.items())
         self.line("event", f"{event}: {told}" if told else event)
@@ -231,7 +272,7 @@ class Display:
 
 
 QUIET_EVENTS = {
-    "finished", "interrupted", "resumed", "horizon fixed", "horizon moved", "warm-up fixed", "memory measured",
+    "finished", "interrupted", "resumed", "horizon fixed", "horizon moved", "warm-up fixed",
 }  # fmt: skip
 
 
@@ -240,6 +281,14 @@ class _Bytes(ProgressColumn):
         """Megabytes done of all."""
         total = f" of {in_bytes(task.total)}" if task.total else ""
         return Text(f"{in_bytes(task.completed)}{total}")
+
+
+def _split(split: dict[str, Any]) -> str:
+    """A split of the batch in words, from plan.json."""
+    recomputed = split["recompute_blocks"]
+    early = ", updates within the backward pass" if split.get("step_in_backward") else ""
+    return f"micro-batches of {split['micro_batch']}, {recomputed or 'no'} block{'s' * (recomputed > 1)} recomputed, " \
+           f"{split['allocator']}{early}"  # fmt: skip
 
 
 def _short(value: Any) -> str:

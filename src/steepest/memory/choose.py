@@ -6,6 +6,9 @@ The batch, and so the gradient, stays what it is; only the way to it changes:
     recompute k     the first k blocks' activations made again          costs k forward passes of a block
     pages           freed tensors returned to the system (glibc only)   costs page faults
 
+Only when none of them fits, and nothing is clipped, each weight is updated inside the backward pass, so that one
+gradient is held and not all of them; the batch must then be whole (``train/split.py`` asks for it).
+
     seconds(m, k) = ceil(B / m) * [ depth * block(m) * whole / blocks  +  k * forward(m) ]
 
 ``block`` and ``forward`` are timed on one block; ``whole / blocks``, the share of everything else, is the ratio of
@@ -62,7 +65,8 @@ class Split:
     holding: Holding
     peak: int  # live bytes, predicted
     taken: int  # bytes of the whole process, predicted
-    seconds: float  # of one optimiser step, from the timed block
+    seconds: float  # of one optimiser step, from the timed block; 0 if nothing was timed
+    in_backward: bool = False  # whether each weight is updated inside the backward pass
 
     def reason(self, limit: int, fastest: "Split") -> str:
         """Why it is, or is not, the choice."""
@@ -71,6 +75,14 @@ class Split:
         return (
             "the fastest that fits" if self == fastest else f"{self.seconds / fastest.seconds - 1:.0%} slower"
         )
+
+
+class NothingFits(ConfigError):
+    """No split fits; ``needed`` bytes would do."""
+
+    def __init__(self, message: str, needed: int) -> None:
+        super().__init__(message)
+        self.needed = needed
 
 
 @dataclass(frozen=True)
@@ -92,7 +104,7 @@ def choose_split(
     before: int = 0,
     micro_batches: Sequence[int] | None = None,
     recompute: Sequence[int] | None = None,
-    otherwise: Callable[[], str] = lambda: "",
+    in_backward: bool = False,
 ) -> Choice:
     """Find the fastest split whose process stays within a limit.
 
@@ -106,15 +118,15 @@ def choose_split(
         before: bytes the process takes beside the step.
         micro_batches: those allowed; ``sequences``, its half, a quarter ... 1 if ``None``.
         recompute: the numbers of recomputed blocks allowed at least and at most; 0 to ``depth`` if ``None``.
-        otherwise: asked for one more sentence when nothing fits.
+        in_backward: whether these steps update each weight inside the backward pass.
 
     Raises:
-        ConfigError: nothing fits; says the smallest amount that would do.
+        NothingFits: says the smallest amount that would do.
     """
     if limit <= 0:
         raise ConfigError(f"a memory limit must be more than 0 bytes; got {limit}")
     least, most = (0, depth) if recompute is None else (min(recompute), max(recompute))
-    search = _Search(depth, limit, predict, holdings, before, sequences)
+    search = _Search(depth, limit, predict, holdings, before, sequences, in_backward)
     for micro in sorted(micro_batches or halvings(sequences), reverse=True):
         ends = search.add(micro, most)
         if not ends:
@@ -128,12 +140,15 @@ def choose_split(
         (split for split in search.splits() if split.taken <= limit), key=lambda split: split.seconds
     )
     if not fitting:
-        needed = min(
-            holding.bytes(prediction) + before for prediction in search.known.values() for holding in holdings
-        )
-        raise ConfigError(
-            f"nothing fits {_in_mb(limit)}: the least of all splits needs {_in_mb(needed)}, of which {_in_mb(before)} "
-            f"are taken beside the step; give more{otherwise()}"
+        needed, least_step = min(
+            ((holding.bytes(prediction) + before, prediction)
+             for prediction in search.known.values() for holding in holdings), key=lambda pair: pair[0],
+        )  # fmt: skip
+        state = least_step.worst.weights + least_step.worst.optimiser
+        raise NothingFits(
+            f"nothing fits {_in_mb(limit)}: the least of all splits needs {_in_mb(needed)}, of which {_in_mb(state)} are "
+            f"weights and optimiser state and {_in_mb(before)} are taken beside the step; give more",
+            needed,
         )
     return Choice(fitting[0], sorted(search.splits(), key=lambda split: split.seconds))
 
@@ -161,9 +176,10 @@ class _Search:
         holdings: Sequence[Holding],
         before: int,
         sequences: int,
+        in_backward: bool,
     ) -> None:
         self.depth, self.limit, self.predict, self.holdings = depth, limit, predict, holdings
-        self.before, self.sequences = before, sequences
+        self.before, self.sequences, self.in_backward = before, sequences, in_backward
         self.known: dict[tuple[int, int], Prediction] = {}
         self.timed: dict[int, tuple[float, float]] = {}
 
@@ -205,7 +221,7 @@ class _Search:
         """Every timed prediction in every way of holding."""
         return [
             Split(micro, k, holding, prediction.peak, self.taken(prediction, holding),
-                  self.seconds(micro, k) * holding.slower)
+                  self.seconds(micro, k) * holding.slower, self.in_backward)
             for (micro, k), prediction in self.known.items() if micro in self.timed
             for holding in self.holdings
         ]  # fmt: skip

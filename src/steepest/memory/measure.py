@@ -28,6 +28,7 @@ RETURNED_SHARE = 0.03  # the same with returned pages
 SCRATCH = (
     20 << 20
 )  # kernels' own scratch and code, beyond live bytes (3 to 17 MB measured, whatever the model)
+CONTEXT = 600 << 20  # of a GPU's memory, taken by the driver, kernels' code and libraries
 PAGE_THRESHOLD = 64 << 10  # bytes from which a freed block is returned
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -97,6 +98,11 @@ def reset_peak(device: torch.device | str = "cpu") -> bool:
     except OSError:
         return False
     return True
+
+
+def context_bytes(device: torch.device | str = "cpu") -> int:
+    """Bytes that a GPU's context, kernels and libraries take beside torch's allocator; none on a CPU."""
+    return CONTEXT if torch.device(device).type == "cuda" else 0
 
 
 def free(device: torch.device | str = "cpu") -> int:

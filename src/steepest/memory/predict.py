@@ -16,17 +16,16 @@ blocks. Matched stretch by stretch, two depths give all others to the byte:
 Where blocks are of two sorts (some recomputed, the rest stored) each sort is a zone with its own count.
 """
 
-import copy
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, get_args
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from steepest.memory.fake import faked, tensors_of
 from steepest.memory.tracker import KINDS, ROUNDING, Bytes, Key, Kind, Phase, Tracker
 
 FEWEST = 3  # blocks of a zone in the smaller of two runs: a first, one like all others, a last
@@ -84,6 +83,17 @@ class Prediction:
         """The worst moment of all, by kind."""
         return max(self.phases.values(), key=lambda moment: moment.total)
 
+    def table(self) -> str:
+        """Megabytes by phase and kind, as text."""
+        lines = [f"{'MB':<10}" + "".join(f"{kind:>13}" for kind in (*KINDS, "in all"))]
+        for phase in get_args(Phase):
+            moment = self.phases.get(phase, Moment())
+            counts = [*(getattr(moment, kind) for kind in KINDS), moment.total]
+            lines.append(f"{phase:<10}" + "".join(f"{count / 1e6:>13,.2f}" for count in counts))
+        lines.append(f"held {self.held / 1e6:,.2f}, most demanding layer {self.layer / 1e6:,.2f}, after the layers "
+                     f"{self.loss / 1e6:,.2f}")  # fmt: skip
+        return "\n".join(lines)
+
 
 @dataclass(frozen=True)
 class Observation:
@@ -105,8 +115,10 @@ def predict(step: Callable[..., Any], *arguments: Any, rounding: int = ROUNDING[
     The arguments (modules, optimisers, batches, anything that holds tensors) are copied with fake tensors in the
     place of the real ones; modules and optimisers that the step uses must be among them. The step is called
     twice, and the second call counted: the optimiser's state exists by then. A step that looks at values of
-    tensors is told 1.
+    tensors is told 1. The layers, of which the most demanding one is told, are the children of the largest
+    ``ModuleList`` or ``Sequential``.
 
+    >>> import torch
     >>> model = nn.Linear(1000, 1000, bias=False)  # 4 MB
     >>> def step(model, x):
     ...     model(x).sum().backward()
@@ -120,7 +132,7 @@ def predict(step: Callable[..., Any], *arguments: Any, rounding: int = ROUNDING[
         arguments = faked(mode, arguments)
         with Tracker():  # the first call makes the optimiser's state
             step(*arguments)
-        observed = observe(step, arguments, rounding=rounding)
+        observed = observe(step, arguments, blocks=_layers(arguments), rounding=rounding)
     return summarise(observed, seconds=time.perf_counter() - began)
 
 
@@ -139,7 +151,7 @@ def observe(
     """
     tracker = Tracker(rounding)
     modules: list[nn.Module] = []
-    for kind, tensor in _tensors(arguments, set(), modules):
+    for kind, tensor in tensors_of(arguments, set(), modules):
         tracker.add(tensor, kind)
     steady = tuple(tracker.live.values())
     with tracker:
@@ -156,12 +168,13 @@ def observe(
 def bytes_by_kind(arguments: Sequence[Any], *, rounding: int = 1) -> dict[Kind, int]:
     """Bytes of all tensors that objects hold.
 
+    >>> import torch
     >>> model = nn.Linear(10, 10)
     >>> bytes_by_kind((model, torch.optim.SGD(model.parameters()), torch.zeros(4)))
     {'weights': 440, 'optimiser': 0, 'gradients': 0, 'batch': 16, 'activations': 0}
     """
     tracker = Tracker(rounding)
-    for kind, tensor in _tensors(arguments, set(), []):
+    for kind, tensor in tensors_of(arguments, set(), []):
         tracker.add(tensor, kind)
     return dict(tracker.live)
 
@@ -183,13 +196,28 @@ def summarise(observed: Observation, *, seconds: float = 0.0) -> Prediction:
         held=observed.held[activations] - observed.steady[activations],
         phases=phases,
         layer=max((climbs[key] for key in climbs if key[:2] == ("forward", "block")), default=0),
-        loss=max((climbs[key] for key in climbs if key[:2] == ("forward", "loss")), default=0),
+        loss=max(
+            (climbs[key] for key in climbs if key[:2] in (("forward", "loss"), ("forward", "ends"))),
+            default=0,
+        ),
         flops=observed.flops,
         traffic=observed.traffic,
         operations=observed.operations,
         seconds=seconds,
         timeline=observed.timeline,
     )
+
+
+def _layers(arguments: Sequence[Any]) -> dict[nn.Module, int]:
+    """The layers of the deepest stack among some objects: children of the container with the most weights."""
+    modules: list[nn.Module] = []
+    list(tensors_of(arguments, set(), modules))
+    stacks = [
+        part for module in modules for part in module.modules()
+        if isinstance(part, nn.ModuleList | nn.Sequential) and len(part) > 1
+    ]  # fmt: skip
+    largest = max(stacks, key=lambda stack: sum(p.numel() for p in stack.parameters()), default=None)
+    return {} if largest is None else {layer: index for index, layer in enumerate(largest)}
 
 
 def extrapolate(run: Callable[[tuple[int, ...]], Observation], zones: tuple[int, ...]) -> Observation:
@@ -279,70 +307,3 @@ def _line(start: Any, ends: Sequence[tuple[int, Any]]) -> Any:
     if isinstance(start, tuple):
         return tuple(a + sum(times * (end[i] - a) for times, end in ends) for i, a in enumerate(start))
     return start + sum(times * (end - start) for times, end in ends)
-
-
-# -- finding and faking tensors -----------------------------------------------------------------------
-
-
-def _tensors(thing: Any, seen: set[int], modules: list[nn.Module]) -> Iterator[tuple[Kind, Tensor]]:
-    """Every tensor an object holds, by kind; the modules found are added to ``modules``."""
-    if id(thing) in seen or isinstance(thing, str | bytes | int | float | type | None):
-        return
-    seen.add(id(thing))
-    if isinstance(thing, Tensor):
-        yield "batch", thing
-    elif isinstance(thing, nn.Module):
-        modules.append(thing)
-        for tensor in (*thing.parameters(), *thing.buffers()):
-            seen.add(id(tensor))
-            yield "weights", tensor
-            if tensor.is_leaf and tensor.grad is not None:
-                yield "gradients", tensor.grad
-    elif isinstance(thing, torch.optim.Optimizer):
-        for state in thing.state.values():
-            for value in state.values():
-                if isinstance(value, Tensor):
-                    seen.add(id(value))
-                    yield "optimiser", value
-        for group in thing.param_groups:
-            yield from _tensors(group["params"], seen, modules)
-    else:
-        for part in _parts(thing):
-            yield from _tensors(part, seen, modules)
-
-
-def _parts(thing: Any) -> Sequence[Any]:
-    if isinstance(thing, Mapping):
-        return list(thing.values())
-    if isinstance(thing, list | tuple | set):
-        return list(thing)
-    if is_dataclass(thing):
-        return [getattr(thing, one.name) for one in fields(thing)]
-    return list(vars(thing).values()) if hasattr(thing, "__dict__") and not callable(thing) else []
-
-
-def faked(
-    mode: FakeTensorMode, arguments: tuple[Any, ...], device: torch.device | None = None
-) -> tuple[Any, ...]:
-    """Copies of the arguments in which every tensor is fake, shared ones still shared.
-
-    Args:
-        device: where they seem to be; where they are if ``None``.
-    """
-    memo: dict[int, Any] = {}
-    storages: dict[tuple[int, torch.dtype], Tensor] = {}
-    for _, tensor in _tensors(arguments, set(), []):
-        key = tensor.untyped_storage()._cdata, tensor.dtype
-        if key not in storages:  # all of it, of which this may be a part
-            count = tensor.untyped_storage().nbytes() // tensor.element_size()
-            flat = mode.from_tensor(tensor.detach().as_strided((count,), (1,), 0))
-            storages[key] = flat.to(device or tensor.device)
-        fake = storages[key].as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
-        if isinstance(tensor, nn.Parameter):
-            fake = nn.Parameter(fake, tensor.requires_grad)
-        memo[id(tensor)] = fake.requires_grad_(tensor.requires_grad)
-    for _, tensor in _tensors(arguments, set(), []):
-        if tensor.is_leaf and tensor.grad is not None:
-            memo[id(tensor)].grad = memo[id(tensor.grad)]
-    copied: tuple[Any, ...] = copy.deepcopy(arguments, memo)
-    return copied

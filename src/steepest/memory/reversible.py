@@ -49,10 +49,18 @@ class ReconstructionError(TrainingError):
     """The first pair of streams did not come back bit for bit: the gradient would have been wrong."""
 
 
+_OUTGREW = (
+    "reversible streams did not come back bit for bit: they outgrew the grid's range of {}, or a layer is not "
+    "deterministic; call coarsen() on the grid and repeat the step"
+)
+
+
 class Grid(nn.Module):
     """The grid that increments are rounded to; saved with the model, for it is part of the function.
 
     ``range_bits`` r says how large the streams may grow, 2^r; the grid is then 2^(r - 24) in float32.
+    ``eager`` looks at the size of every stream already in the forward pass, before any gradient is made; for
+    steps whose backward pass cannot be repeated.
 
     >>> grid = Grid()
     >>> grid.spacing(torch.float32) == 2**-16
@@ -64,6 +72,7 @@ class Grid(nn.Module):
     def __init__(self, range_bits: int = RANGE_BITS) -> None:
         super().__init__()
         self.range_bits = range_bits
+        self.eager = False
 
     def spacing(self, dtype: torch.dtype) -> float:
         """Distance of two grid points, a power of two."""
@@ -157,6 +166,7 @@ class _Chain:
         self.grid = Grid(grid.range_bits)  # as it is now: it may be coarsened before the backward pass
         self.dtype, self.random, self.same_graph, self.checksum = dtype, random, same_graph, checksum
         self.pair: tuple[Tensor, Tensor] | None = None
+        self.eager = grid.eager
 
     def increment(self, layer: Layer, y: Tensor) -> Tensor:
         return layer(y.to(self.dtype)).to(y.dtype)
@@ -174,6 +184,14 @@ class _Chain:
         pair, self.pair = self.pair, None
         return pair
 
+    def check_range(self, *streams: Tensor) -> None:
+        """Raise if a stream is too large for sums to be exact."""
+        for stream in streams:
+            if isinstance(stream, FakeTensor):
+                continue
+            if 2.0**self.grid.range_bits <= stream.abs().amax() < torch.inf:
+                raise ReconstructionError(_OUTGREW.format(2**self.grid.range_bits))
+
     def check(self, x: Tensor, y: Tensor) -> None:
         """Raise unless both streams are the input again, bit for bit."""
         if isinstance(x, FakeTensor):
@@ -181,11 +199,7 @@ class _Chain:
         same = (_checksum(x) == self.checksum) & (_checksum(y) == self.checksum)
         # What is not finite cannot come back; the loss and gradient norm say so themselves.
         if not same and (x.isfinite().all() & y.isfinite().all()):
-            raise ReconstructionError(
-                "reversible streams did not come back bit for bit: they outgrew the grid's range of "
-                f"{2**self.grid.range_bits}, or a layer is not deterministic; call coarsen() on the grid "
-                "and repeat the step"
-            )
+            raise ReconstructionError(_OUTGREW.format(2**self.grid.range_bits))
 
 
 class _Coupling(torch.autograd.Function):
@@ -205,6 +219,8 @@ class _Coupling(torch.autograd.Function):
         ):
             increment = chain.increment(layer, y.detach().requires_grad_(chain.same_graph))
         z = chain.shift(x, increment, 1)
+        if chain.eager:
+            chain.check_range(y, z)
         # Detached: a pair with a history would hold this node, which holds the pair.
         chain.pair = y.detach(), z.detach()
         return y.view_as(y), z

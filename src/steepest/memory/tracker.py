@@ -208,6 +208,7 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for block, index in blocks.items():
             for part in block.modules():
                 hooks.append(part.register_forward_pre_hook(self._block_hook(index)))
+            hooks.append(block.register_forward_hook(self._block_left))
         if loss is not None:
             hooks.append(loss.register_forward_pre_hook(lambda *_: self.begin(("ends",))))
             hooks.append(loss.register_forward_hook(lambda *_: self.begin(("loss",))))
@@ -234,17 +235,25 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
         return called
 
+    def _block_left(self, *_: Any) -> None:
+        if torch._C._current_graph_task_id() == -1:
+            self.begin(("ends",))
+
     def _module_called(self, module: nn.Module, inputs: Any) -> None:
         if self._phase != "forward" and torch._C._current_graph_task_id() == -1:
             self._phase = "forward"
             self.begin(("start",))
 
     def _update_begins(self, *_: Any) -> None:
+        self.phase()
         self._updating = True
-        self.begin(("update",))
+        if self._phase != "backward":  # a step inside the backward pass belongs to its block's stretch
+            self.begin(("update",))
 
     def _update_ends(self, *_: Any) -> None:
-        self._updating, self._phase = False, "between"
+        self._updating = False
+        if self._phase != "backward":
+            self._phase = "between"
 
 
 def _is_fake(tensor: Tensor) -> bool:

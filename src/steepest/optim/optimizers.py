@@ -59,6 +59,8 @@ class Optimizers:
     ``groups`` come from `parameter_groups`. Hyperparameters always come from the groups given here;
     `load_state_dict` restores what was learnt (momenta, mean squares, step counts) and the current factor, so a
     run can go back to a checkpoint with another learning rate.
+
+    ``in_backward``: whether a training step updates every parameter inside its backward pass (`in_backward.py`).
     """
 
     def __init__(self, groups: list[dict[str, Any]]) -> None:
@@ -67,6 +69,7 @@ class Optimizers:
             by_algorithm.setdefault(group["algorithm"], []).append(group)
         self.optimizers = [_make(name, members) for name, members in by_algorithm.items()]
         self.factor = 1.0
+        self.in_backward = False
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:

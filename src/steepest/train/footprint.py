@@ -22,14 +22,15 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from steepest.data import Batch
 from steepest.data.examples import AnyBatch, Examples
+from steepest.errors import ConfigError
 from steepest.losses import chunked_token_losses
+from steepest.memory.fake import faked
 from steepest.memory.measure import allocator_timeline
 from steepest.memory.predict import (
     Observation,
     Prediction,
     bytes_by_kind,
     extrapolate,
-    faked,
     observe,
     summarise,
 )
@@ -103,6 +104,13 @@ def predict_training(
             objective, optimizers = _parts(config, subject, zones)
             # The second micro-batch stands for all of them where each adds its gradient and is gone.
             alike = type(objective).accumulate_gradient is Objective.accumulate_gradient and not every
+            if (
+                config.train.step_in_backward
+                and type(objective).accumulate_gradient is not Objective.accumulate_gradient
+            ):
+                raise ConfigError(
+                    f"train.step_in_backward is not for objective {config.objective.kind}, which accumulates"
+                )
             repeats = len(parts) if alike else 1
             _make_state(objective, optimizers, accumulating=repeats > 1)
             stepped, waiting = faked(mode, (parts[0] if alike else batch, batch), device)
@@ -185,6 +193,7 @@ def _parts(config: RunConfig, subject: Subject, zones: tuple[int, ...]) -> tuple
     optimizers = build_optimizer(
         objective.named_parameters(), config.optim, objective.roles(), lr=1e-3, splits=objective.splits()
     )
+    optimizers.in_backward = bool(config.train.step_in_backward)
     return objective, optimizers
 
 

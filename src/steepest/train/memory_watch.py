@@ -11,13 +11,13 @@ from typing import Any
 from steepest.config import dump_toml
 from steepest.errors import ConfigError
 from steepest.memory.choose import CUDA, KEPT, RETURNED, Holding, Split, refit
-from steepest.memory.measure import peak, reset_peak
+from steepest.memory.measure import context_bytes, peak, reset_peak
 from steepest.objectives import Objective
 from steepest.runs import FORMAT, RunFolder, write_atomically
 from steepest.train.footprint import Subject
 from steepest.train.loop import Record
 from steepest.train.run import RunConfig, resolve_device, sequences_per_step
-from steepest.train.split import fit, hold_as
+from steepest.train.split import fit, hold_as, unsplit
 from steepest.train.state import TrainState
 
 WATCHED = 2  # steps
@@ -56,11 +56,11 @@ class MemoryWatch:
         self._steps += 1
         if self._steps != WATCHED or not self._plan:
             return
-        taken, limit = peak(self.device), self._plan["limit"]
+        taken, limit = self._taken(), self._plan["limit"]
         self._event("memory measured", step=state.step, predicted=self._plan["predicted"], measured=taken,
                     limit=limit)  # fmt: skip
         if self._plan["asked"] and taken > limit:
-            self._split_anew(state.step, taken)
+            self._split_anew(state, taken)
 
     def record(self) -> dict[str, Any]:
         """What was predicted and what was measured, for result.json."""
@@ -69,17 +69,19 @@ class MemoryWatch:
         return {
             "limit": self._plan["limit"],
             "predicted": self._plan["predicted"],
-            "measured": peak(self.device),
+            "measured": self._taken(),
         }
 
-    def _split_anew(self, step: int, taken: int) -> None:
-        plan = self._plan
+    def _taken(self) -> int:
+        """The most bytes the process has held."""
+        return peak(self.device) + context_bytes(self.device)
+
+    def _split_anew(self, state: TrainState, taken: int) -> None:
+        plan, step = self._plan, state.step
         holding = refit(_split(plan), taken, plan["before"])
-        train = self.config.train.replace(micro_batch=None, backward=None, recompute_blocks=None)
-        open_config = self.config.replace(train=train)
         try:
             config, fitted = fit(
-                open_config,
+                unsplit(self.config),
                 preferred=self.micro_batch,
                 subject=self.subject,
                 holdings=[holding],
@@ -90,6 +92,7 @@ class MemoryWatch:
             return
         self.config, self.micro_batch = config, config.train.micro_batch or self.micro_batch
         self.objective.trunk.set_backward(config.train.backward, config.train.recompute_blocks)
+        state.optimizers.in_backward = bool(config.train.step_in_backward)
         # A resumed run goes on with the same split.
         self._plan = {**fitted.record(), "split_anew_at": step}
         self.folder.write_json(self.folder.plan, {**_read(self.folder), "memory": self._plan})

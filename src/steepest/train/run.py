@@ -25,6 +25,7 @@ from steepest.tokenizer import TokenizerConfig
 from steepest.train.deadline import DeadlineController, StepSchedule
 from steepest.train.spikes import SpikeGuard
 from steepest.train.state import TrainState
+from steepest.train.trackers import TrackerName, check_trackers
 
 Listener = Callable[[str, dict[str, Any]], None]
 
@@ -59,14 +60,25 @@ class TrainConfig(RoomConfig):
         ge=0,
         description="first blocks computed again in the backward pass; none: all if backward is recompute",
     )
+    step_in_backward: bool | None = Field(
+        None,
+        description="update each weight as its gradient comes; neither clipping nor micro-batches; none: if nothing else fits",
+    )
     memory: int | None = Field(
         None, description='bytes the process may take ("2GB"); none: what is free, less a margin'
+    )
+    trackers: list[TrackerName] = Field(
+        [], description='where the figures go besides metrics.jsonl: "tensorboard", "wandb", "trackio"'
     )
     log_every: int = Field(1, ge=1, description="steps between metric lines")
     evaluations: int = Field(10, ge=0, description="evaluations during the run, evenly spaced")
     evaluate_tokens: int | None = Field(
         None, ge=1, description="held-out tokens for those; none: 1% of training"
     )
+    patience: int | None = Field(
+        None, ge=1, description="stop after so many evaluations without a new best; none: never"
+    )
+    start: str | None = Field(None, description="folder of the run whose weights this one went on from")
     checkpoint_every: int | None = Field(
         None, ge=1, description="steps between checkpoints; none: by the clock"
     )
@@ -74,6 +86,9 @@ class TrainConfig(RoomConfig):
     keep: int = Field(3, ge=1, description="newest checkpoints kept; the best one is kept besides")
     expected_tokens: int | None = Field(
         None, ge=1, description="tokens the time is expected to buy; measured"
+    )
+    samples: int | None = Field(
+        None, ge=0, description="short samples during the run; none: 3 in runs of two minutes or more"
     )
     sample_tokens: int = Field(200, ge=0, description="length of the sample written at the end")
 
@@ -105,6 +120,15 @@ class RunConfig(RoomConfig):
     train: TrainConfig = TrainConfig()
     health: HealthConfig = HealthConfig()
 
+    @model_validator(mode="after")
+    def _no_clipping_within_the_backward_pass(self) -> "RunConfig":
+        if self.train.step_in_backward and self.optim.clip:
+            raise ValueError(
+                "train.step_in_backward updates weights before the norm of all gradients is known, so nothing can be "
+                f"clipped: set optim.clip = 0 (it is {self.optim.clip:g}), or leave step_in_backward out"
+            )
+        return self
+
 
 def compose(
     config: RunConfig, examples: Examples, build_objective: Callable[[RunConfig, Transformer], Objective]
@@ -115,6 +139,8 @@ def compose(
         build_objective: puts the objective on a trunk (a kind of run knows how, see ``train/kinds/``).
     """
     device = resolve_device(config.train.device)
+    check_trackers(config.train.trackers)
+    torch.manual_seed(config.train.seed)  # dropout draws from torch's own generators; a checkpoint holds them
     trunk = Transformer(
         config.model,
         generator=torch.Generator().manual_seed(config.train.seed),
@@ -127,11 +153,13 @@ def compose(
     batches = examples.train_batches(
         config.batches, context=config.model.context, rows=sequences_per_step(config)
     )
+    optimizers = build_optimizer(
+        objective.named_parameters(), config.optim, objective.roles(), splits=objective.splits()
+    )
+    optimizers.in_backward = bool(config.train.step_in_backward)
     return TrainState(
         objective=objective,
-        optimizers=build_optimizer(
-            objective.named_parameters(), config.optim, objective.roles(), splits=objective.splits()
-        ),
+        optimizers=optimizers,
         batches=batches,
         schedule=_schedule(config, batches),
         guard=SpikeGuard(config.optim.spike_window, config.optim.spike_sigmas, config.optim.spike_limit),

@@ -7,15 +7,27 @@
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 
 from steepest.errors import ConfigError
-from steepest.memory.choose import CUDA, KEPT, RETURNED, SHOWN, Choice, Holding, Split, choose_split, halvings
-from steepest.memory.measure import free, resident, return_pages
+from steepest.memory.choose import (
+    CUDA,
+    KEPT,
+    RETURNED,
+    SHOWN,
+    Choice,
+    Holding,
+    NothingFits,
+    Split,
+    choose_split,
+    halvings,
+)
+from steepest.memory.measure import context_bytes, free, resident, return_pages
 from steepest.memory.predict import Prediction
 from steepest.model.transformer import Block, Transformer
 from steepest.train.footprint import Subject, predict_training
@@ -53,11 +65,13 @@ class Fit:
             "allocator": split.holding.name,
             "micro_batch": split.micro_batch,
             "recompute_blocks": split.recompute_blocks,
+            "step_in_backward": split.in_backward,
             "considered": [
                 {
                     "micro_batch": one.micro_batch,
                     "recompute_blocks": one.recompute_blocks,
                     "allocator": one.holding.name,
+                    "step_in_backward": one.in_backward,
                     "predicted": one.taken,
                     "step_seconds": one.seconds,
                     "reason": one.reason(self.limit, split),
@@ -79,6 +93,7 @@ def fit(
     """Resolve the split of a run whose model and batch are resolved; the config that comes back names it.
 
     Without ``train.memory`` the limit is 90% of what is free, and the preferred micro-batch is taken if it fits.
+    With it the choice is confirmed by a prediction at the whole depth.
 
     Args:
         preferred: the micro-batch that is best where memory does not matter.
@@ -86,61 +101,147 @@ def fit(
         corpus_bytes: of the encoded text, whose pages count as the process's own.
         holdings: instead of what the device offers.
         before: bytes beside the step; measured now if ``None``.
+
+    Raises:
+        ConfigError: nothing fits; says the smallest amount that would do, and what else could be changed.
     """
     train, device = config.train, resolve_device(config.train.device)
     sequences = sequences_per_step(config)
-    preferred = min(preferred, sequences)
-    here = resident(device)
-    limit = train.memory or here + int(FREE_SHARE * free(device))
-    allowed = [train.micro_batch] if train.micro_batch else halvings(sequences)
-    known: dict[tuple[int, int], Prediction] = {}
-
-    def predict(micro: int, k: int) -> Prediction:
-        if (micro, k) not in known:
-            known[micro, k] = predict_training(config, subject, micro_batch=micro, recompute_blocks=k)
-        return known[micro, k]
-
-    recompute = _recompute(config)
-    first = predict(min(allowed[0], train.micro_batch or preferred), recompute[0])
-    state = first.worst.weights + first.worst.optimiser
+    held = sequences if train.step_in_backward else min(train.micro_batch or preferred, sequences)
+    if train.step_in_backward and (train.micro_batch or sequences) < sequences:
+        raise ConfigError(
+            f"train.step_in_backward needs all {sequences} sequences of a step at once; got train.micro_batch "
+            f"{train.micro_batch}: leave one of the two out"
+        )
+    limit = train.memory or resident(device) + context_bytes(device) + int(FREE_SHARE * free(device))
+    holdings = holdings or _holdings(config)
+    least = _recompute(config)[0]
+    first = _predictor(config, subject)(held, least)
     if before is None:
-        # A checkpoint is copied and then written beside training.
-        before = here + corpus_bytes + (state if device.type == "cpu" else 0)
-    if holdings is None:
-        holdings = [CUDA] if device.type == "cuda" else [KEPT]
-        if device.type == "cpu" and train.memory:
-            holdings = [KEPT, RETURNED]
+        before = _beside(config, first) + corpus_bytes
     if train.memory is None:
-        micro = train.micro_batch or preferred
-        split = Split(micro, recompute[0], holdings[0], first.peak, before + holdings[0].bytes(first), 0.0)
+        split = Split(held, least, holdings[0], first.peak, before + holdings[0].bytes(first), 0.0,
+                      bool(train.step_in_backward))  # fmt: skip
         if split.taken <= limit:
             return _settled(config, split), Fit(limit, False, before, Choice(split, [split]))
+    ways = [config]  # in order of cost
+    if (
+        train.step_in_backward is None
+        and not config.optim.clip
+        and (train.micro_batch or sequences) >= sequences
+    ):
+        ways.append(config.replace(train=train.replace(step_in_backward=True)))
+    refusals = []
+    for way in ways:
+        try:
+            choice = _choose(way, subject, limit, holdings, before)
+        except NothingFits as refusal:
+            refusals.append(refusal)
+        else:
+            return _settled(config, choice.split), Fit(limit, train.memory is not None, before, choice)
+    mildest = min(refusals, key=lambda refusal: refusal.needed)
+    raise ConfigError(f"{mildest}{_otherwise(config, subject, holdings, before, mildest.needed)}")
 
-    def otherwise() -> str:
-        if config.model.coupling == "reversible":
-            return ""
-        reversible = config.replace(
-            model=config.model.replace(coupling="reversible"),
-            train=train.replace(backward=None, recompute_blocks=None),
-        )
-        needed = (
-            min(holding.bytes(predict_training(reversible, subject, micro_batch=1)) for holding in holdings)
-            + before
-        )
-        return f', or "--set model.coupling=reversible", another function, which needs {needed / 1e6:,.0f} MB'
 
-    choice = choose_split(
-        sequences=sequences, depth=config.model.depth, limit=limit, predict=predict,
-        time_block=lambda micro: time_block(config, micro), holdings=holdings, before=before,
-        micro_batches=allowed, recompute=recompute, otherwise=otherwise,
-    )  # fmt: skip
-    return _settled(config, choice.split), Fit(limit, train.memory is not None, before, choice)
+def unsplit(config: RunConfig) -> RunConfig:
+    """The config with its split left open again."""
+    open_train = {"micro_batch": None, "backward": None, "recompute_blocks": None, "step_in_backward": None}
+    return config.replace(train=config.train.replace(**open_train))
+
+
+def process_bytes(config: RunConfig, prediction: Prediction) -> dict[str, int]:
+    """What a process would take for a predicted step, by the way it holds memory; without the pages of a corpus."""
+    before = _beside(config, prediction)
+    ways = [CUDA] if resolve_device(config.train.device).type == "cuda" else [KEPT, RETURNED]
+    return {holding.name: before + holding.bytes(prediction) for holding in ways}
 
 
 def hold_as(name: str) -> None:
     """Put the process in the state that a way of holding, named so, assumes."""
     if name == RETURNED.name and not return_pages():
         raise ConfigError("this C library cannot return freed pages: give more memory")
+
+
+def _choose(
+    config: RunConfig, subject: Subject | None, limit: int, holdings: Sequence[Holding], before: int
+) -> Choice:
+    """The fastest split that fits, confirmed at the whole depth where a limit was asked for."""
+    train, sequences = config.train, sequences_per_step(config)
+    early = bool(train.step_in_backward)
+    allowed = (
+        [sequences]
+        if early
+        else [min(train.micro_batch, sequences)]
+        if train.micro_batch
+        else halvings(sequences)
+    )
+
+    def choose(predict: Callable[[int, int], Prediction]) -> Choice:
+        return choose_split(
+            sequences=sequences, depth=config.model.depth, limit=limit, predict=predict,
+            time_block=lambda micro: time_block(config, micro), holdings=holdings, before=before,
+            micro_batches=allowed, recompute=_recompute(config), in_backward=early,
+        )  # fmt: skip
+
+    found = choose(_predictor(config, subject))
+    if train.memory is not None:
+        exact = _predictor(config, subject, whole=True)
+        if exact(found.split.micro_batch, found.split.recompute_blocks).peak > found.split.peak:
+            return choose(exact)  # blocks that are not alike: slow, and right
+    return found
+
+
+def _predictor(
+    config: RunConfig, subject: Subject | None, *, whole: bool = False
+) -> Callable[[int, int], Prediction]:
+    """Micro-batch and recomputed blocks to what a step takes."""
+
+    @cache
+    def predict(micro: int, k: int) -> Prediction:
+        return predict_training(config, subject, micro_batch=micro, recompute_blocks=k, whole=whole)
+
+    return predict
+
+
+def _holdings(config: RunConfig) -> list[Holding]:
+    """Ways to hold memory that the device offers; page faults only where a limit was asked for."""
+    if resolve_device(config.train.device).type == "cuda":
+        return [CUDA]
+    return [KEPT] if config.train.memory is None else [KEPT, RETURNED]
+
+
+def _beside(config: RunConfig, prediction: Prediction) -> int:
+    """Bytes beside a step: the process as it is, and on a CPU the copy of which a checkpoint is written."""
+    device = resolve_device(config.train.device)
+    state = prediction.worst.weights + prediction.worst.optimiser
+    return resident(device) + context_bytes(device) + (state if device.type == "cpu" else 0)
+
+
+def _otherwise(
+    config: RunConfig, subject: Subject | None, holdings: Sequence[Holding], before: int, needed: int
+) -> str:
+    """What the user could change, with what it would then need."""
+
+    def process(config: RunConfig, micro: int, k: int) -> int:
+        prediction = _predictor(config, subject)(micro, k)
+        return before + min(holding.bytes(prediction) for holding in holdings)
+
+    told = ""
+    if config.optim.clip:
+        unclipped = unsplit(config).replace(optim=config.optim.replace(clip=0.0))
+        unclipped = unclipped.replace(train=unclipped.train.replace(step_in_backward=True))
+        bytes_ = process(unclipped, sequences_per_step(config), _recompute(unclipped)[1])
+        if bytes_ < needed:
+            told += (
+                f', or "--set optim.clip=0", weights updated within the backward pass: {bytes_ / 1e6:,.0f} MB'
+            )
+    if config.model.coupling != "reversible":
+        reversible = unsplit(config).replace(model=config.model.replace(coupling="reversible"))
+        told += (
+            ', or "--set model.coupling=reversible", another function, which needs '
+            f"{process(reversible, 1, 0) / 1e6:,.0f} MB"
+        )
+    return told
 
 
 def shown(fit: Fit) -> list[Split]:
@@ -186,13 +287,18 @@ def _recompute(config: RunConfig) -> tuple[int, int]:
 
 
 def _settled(config: RunConfig, split: Split) -> RunConfig:
-    train = config.train.replace(micro_batch=split.micro_batch)
+    train = config.train.replace(
+        micro_batch=split.micro_batch, step_in_backward=split.in_backward or config.train.step_in_backward
+    )
     if config.model.coupling == "residual":
         train = train.replace(
             backward="recompute" if split.recompute_blocks else "store",
             recompute_blocks=split.recompute_blocks or None,
         )
-    return config.replace(train=train)
+    config = config.replace(train=train)
+    if split.in_backward:  # a probe of the gradient flow would hold all gradients at once
+        config = config.replace(health=config.health.replace(every=0))
+    return config
 
 
 def _now(device: torch.device) -> float:
