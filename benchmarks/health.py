@@ -33,14 +33,18 @@ from steepest.train.run import RunConfig, compose
 RESULTS = Path(__file__).parent / "results"
 
 
-def verdicts(text: Path | None, seed: int) -> dict:
-    rows = []
+def verdicts(text: Path | None, seed: int, file: Path) -> None:
+    """Each run is written as soon as it is done; those that the file already has are not run again."""
+    rows = json.loads(file.read_text())["rows"] if file.is_file() else []
+    done = {row["run"] for row in rows}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         if text is None:
             text = folder / "text.txt"
             text.write_text("\n".join(topics.values())[:300_000])
         for case in [*sickness.SICK, *sickness.HEALTHY]:
+            if case.name in done:
+                continue
             said, _ = sickness.train(case, text, folder / "cache", seed=seed)
             kinds = [verdict.kind for verdict in said]
             at = next((verdict for verdict in said if verdict.kind == case.kind), None)
@@ -49,16 +53,19 @@ def verdicts(text: Path | None, seed: int) -> dict:
                          "step": at and at.step, "figure": at and at.figure, "layer": at and at.layer})  # fmt: skip
             print(f"{'ok  ' if right else 'MISS'} {case.name:<20} {case.kind or 'healthy':<26} "
                   f"{'step ' + str(at.step) if at else '':<9} {', '.join(kinds)}", flush=True)  # fmt: skip
+            file.write_text(json.dumps({"summary": summarise(rows, seed), "rows": rows}, indent=1) + "\n")
+    print(summarise(rows, seed))
+
+
+def summarise(rows: list[dict], seed: int) -> dict:
     sick = [row for row in rows if row["expected"]]
     healthy = [row for row in rows if not row["expected"]]
     found = {row["expected"] for row in sick} - {row["expected"] for row in sick if not row["right"]}
-    summary = {
+    return {
         "kinds_recognised": len(found), "kinds": len(KINDS),
         "planted_recognised": sum(row["right"] for row in sick), "planted": len(sick),
         "false_alarms": sum(not row["right"] for row in healthy), "healthy": len(healthy), "seed": seed,
     }  # fmt: skip
-    print(summary)
-    return {"summary": summary, "rows": rows}
 
 
 def overhead() -> dict:
@@ -152,10 +159,12 @@ def main() -> None:
     parser.add_argument("--text", type=Path, help="text to train on; Python's own documentation if left out")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    result = verdicts(options.text, options.seed) if options.what == "verdicts" else globals()[options.what]()
     RESULTS.mkdir(exist_ok=True)
-    name = f"health_{options.what}" + (f"_seed{options.seed}" if options.what == "verdicts" else "")
-    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    if options.what == "verdicts":
+        verdicts(options.text, options.seed, RESULTS / f"health_verdicts_seed{options.seed}.json")
+    else:
+        result = overhead() if options.what == "overhead" else singular()
+        (RESULTS / f"health_{options.what}.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

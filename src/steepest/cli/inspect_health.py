@@ -184,7 +184,7 @@ def _part_table(flow: dict[str, Any]) -> Any:
     names = [str(index + 1) for index in range(len(flow["mlp"]["dead"]))]
     for role in ("embedding", "head"):
         if role in flow:
-            names.append(role)
+            names.append({"embedding": "embed"}.get(role, role))
             for name, key in (("attn adds", "activation"), ("attn grad", "gradient"), ("attn upd", "update")):
                 columns[name] = [*columns[name], *flow[role].get(key, [None])]
     return _table("block", names, columns)
