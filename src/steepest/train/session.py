@@ -382,7 +382,7 @@ class Session:
 
     # -- events and signals ---------------------------------------------------------------------------
 
-    def _event(self, kind: str, **fields: Any) -> None:
+    def _event(self, kind: str, /, **fields: Any) -> None:
         self.folder.append_event(kind, **fields)
         self.listen("event", {"event": kind, **fields})
 
