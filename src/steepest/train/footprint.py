@@ -22,7 +22,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from steepest.data import Batch
 from steepest.data.examples import AnyBatch, Examples
-from steepest.errors import ConfigError
 from steepest.losses import chunked_token_losses
 from steepest.memory.fake import faked
 from steepest.memory.measure import allocator_timeline
@@ -103,14 +102,7 @@ def predict_training(
         with FakeTensorMode(allow_non_fake_inputs=True) as mode, device:
             objective, optimizers = _parts(config, subject, zones)
             # The second micro-batch stands for all of them where each adds its gradient and is gone.
-            alike = type(objective).accumulate_gradient is Objective.accumulate_gradient and not every
-            if (
-                config.train.step_in_backward
-                and type(objective).accumulate_gradient is not Objective.accumulate_gradient
-            ):
-                raise ConfigError(
-                    f"train.step_in_backward is not for objective {config.objective.kind}, which accumulates"
-                )
+            alike = not _has_own_gradient(objective) and not every
             repeats = len(parts) if alike else 1
             _make_state(objective, optimizers, accumulating=repeats > 1)
             stepped, waiting = faked(mode, (parts[0] if alike else batch, batch), device)
@@ -120,6 +112,16 @@ def predict_training(
     zones = (k, config.model.depth - k)
     prediction = summarise(run(zones) if whole else extrapolate(run, zones))
     return _repeated(prediction, repeats, time.perf_counter() - began)
+
+
+def has_own_gradient(config: RunConfig, subject: Subject | None = None) -> bool:
+    """Whether the objective makes its gradient in a way of its own, in several backward passes."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        return _has_own_gradient(_objective(config, subject or TEXT, depth=1, recompute_blocks=0))
+
+
+def _has_own_gradient(objective: Objective) -> bool:
+    return type(objective).accumulate_gradient is not Objective.accumulate_gradient
 
 
 def measure_training(config: RunConfig, subject: Subject | None = None) -> list[int]:
