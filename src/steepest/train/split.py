@@ -28,7 +28,7 @@ from steepest.memory.choose import (
     halvings,
 )
 from steepest.memory.measure import context_bytes, free, resident, return_pages
-from steepest.memory.predict import Prediction
+from steepest.memory.predict import Observation, Prediction
 from steepest.model.transformer import Block, Transformer
 from steepest.train.footprint import Subject, has_own_gradient, predict_training
 from steepest.train.run import RunConfig, resolve_autocast, resolve_device, sequences_per_step
@@ -208,11 +208,14 @@ def _choose(
 def _predictor(
     config: RunConfig, subject: Subject | None, *, whole: bool = False
 ) -> Callable[[int, int], Prediction]:
-    """Micro-batch and recomputed blocks to what a step takes."""
+    """Micro-batch and recomputed blocks to what a step takes; shallow stacks are run once for all of them."""
+    known: dict[tuple[int, ...], Observation] = {}
 
     @cache
     def predict(micro: int, k: int) -> Prediction:
-        return predict_training(config, subject, micro_batch=micro, recompute_blocks=k, whole=whole)
+        return predict_training(
+            config, subject, micro_batch=micro, recompute_blocks=k, whole=whole, known=known
+        )
 
     return predict
 
