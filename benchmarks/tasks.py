@@ -59,7 +59,7 @@ def run(folder: Path, metric: str, seed: int, budget: list[str], more: list[str]
                       if name != "steepest"},
         "development": result["judged"]["development"]["steepest"][metric],
         "blend": result["blend"], "winner": result["winner"], "best_step": result["best_step"],
-        "step": result["step"], "lexical_seconds": result["lexical_seconds"], "parameters": plan["parameters"],
+        "step": result["step"], "lexical_seconds": result["lexical"]["seconds"], "parameters": plan["parameters"],
         "wall": round(wall, 1),
     }  # fmt: skip
 

@@ -36,6 +36,7 @@ from steepest.planning.rules import (
     default_micro_batch,
     member,
     with_rate,
+    with_row_rates,
 )
 from steepest.train.footprint import subject_of
 from steepest.train.kinds import Kind
@@ -88,6 +89,8 @@ def choose(
     if device.type == "cpu":
         torch.set_num_threads(given.train.threads or usable_cores())
     fixed: dict[str, Any] = kind.shape(given) | given.model.model_dump(exclude_unset=True)
+    if given.objective.kind == "next-token":
+        given = given.replace(optim=with_row_rates(given.optim))
     if given.train.time is None:
         config, memory = _settled(given, TransformerConfig(**fixed), None, examples, kind)
         record: dict[str, Any] = {"memory": memory}
