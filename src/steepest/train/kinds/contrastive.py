@@ -1,6 +1,7 @@
 """Runs of contrastive learning: a table of pairs, an encoder that begins as an IDF-weighted bag, lexical baselines."""
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ WIDTH = 512  # of an encoder without blocks
 BATCH_ROWS = 1024  # of a step: the more rows, the more negatives
 LR, EMBEDDING_LR = 4e-3, 12.0  # of blocks, tokens' weights and temperature; times more, of tokens' vectors
 EVALUATIONS, PATIENCE = 24, 8
+SECONDS_AN_EVALUATION = 15.0  # of the time, at least, for an evaluation takes one or two
 SCORES = ("cosine", *VIEWS)  # that are fused
 
 
@@ -59,6 +61,7 @@ class ContrastiveKind(Kind):
     facts: dict[str, Any] = field(default_factory=dict)
 
     own_probe: ClassVar[bool] = True
+    most_epochs: ClassVar[int | None] = 60
     ladder: ClassVar[bool] = False
 
     @classmethod
@@ -284,7 +287,8 @@ def _settled(config: RunConfig, train: EncodedPairs, context: int) -> RunConfig:
     if "patience" not in training.model_fields_set:
         training = training.replace(patience=PATIENCE)
     if "evaluations" not in training.model_fields_set:
-        training = training.replace(evaluations=EVALUATIONS)
+        often = (training.time or math.inf) / SECONDS_AN_EVALUATION
+        training = training.replace(evaluations=int(max(5, min(EVALUATIONS, often))))
     return config.replace(batches=batches, optim=optim, train=training)
 
 
