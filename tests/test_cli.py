@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 def command_names() -> list[str]:
     import typer
 
-    from steepest.cli import look, report, train, use  # noqa: F401
+    from steepest.cli import law, look, report, train, use  # noqa: F401
 
     return sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
 

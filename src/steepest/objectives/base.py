@@ -81,6 +81,10 @@ class Objective(nn.Module):
         """Matrices that hold several stacked ones, with their row counts (Muon treats each part by itself)."""
         return {f"trunk.{name}": rows for name, rows in self.trunk.splits().items()}
 
+    def warnings(self, metrics: dict[str, float]) -> list[str]:
+        """What an evaluation shows to be wrong, in words; each is said once."""
+        return []
+
     def better(self, new: float, old: float | None) -> bool:
         """Whether ``new`` beats ``old`` in the target metric (anything beats nothing, and nan never wins)."""
         if old is None or old != old:

@@ -2,6 +2,8 @@
 
 laws                 the functional forms of Kaplan, Chinchilla and Muennighoff, and what papers found
 points               finished runs, checked: parameters, tokens, loss
+table                points from CSV, JSON lines or a folder of run folders
+reading              what a fitted law says, and what would break it
 bayes                the default fit: all laws the data allow, weighed
 variable_projection  the best-fitting law; huber: the same as the Chinchilla paper fits it
 isoflop              the best size at each compute, and the frontier of least loss
@@ -26,10 +28,13 @@ from steepest.scaling.laws import (
 )
 from steepest.scaling.points import Points, join
 from steepest.scaling.prediction import Prediction
+from steepest.scaling.reading import Reading, read_law
+from steepest.scaling.table import Table, points_from_rows, read_table
 from steepest.scaling.variable_projection import fit_by_projection
 
 __all__ = [
     "BESIROGLU", "HOFFMANN", "KAPLAN", "BayesLaw", "ChinchillaLaw", "CurveLaw", "KaplanLaw", "Points", "Prediction",
-    "Prior", "Rung", "Verdict", "compute_frontier", "effective_tokens", "fit_bayes", "fit_by_projection", "fit_curve",
+    "Prior", "Reading", "Rung", "Table", "Verdict", "compute_frontier", "effective_tokens", "fit_bayes", "fit_by_projection", "fit_curve",
     "fit_huber", "frontier_size", "isoflop_minima", "join", "judge_ladder", "local_slopes", "muennighoff",
+    "points_from_rows", "read_law", "read_table",
 ]  # fmt: skip
