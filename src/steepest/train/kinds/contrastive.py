@@ -1,6 +1,7 @@
 """Runs of contrastive learning: a table of pairs, an encoder that begins as an IDF-weighted bag, lexical baselines."""
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ WIDTH = 512  # of an encoder without blocks
 BATCH_ROWS = 1024  # of a step: the more rows, the more negatives
 LR, EMBEDDING_LR = 4e-3, 12.0  # of blocks, tokens' weights and temperature; times more, of tokens' vectors
 EVALUATIONS, PATIENCE = 24, 8
+SECONDS_AN_EVALUATION = 15.0  # of the time, at least, for an evaluation takes one or two
 SCORES = ("cosine", *VIEWS)  # that are fused
 
 
@@ -46,6 +48,7 @@ class ContrastiveKind(Kind):
         tokenizer: text <-> ids, made from training texts only.
         idf_V: weight of each token at first; ``None`` for a run that is opened.
         width: texts of a row.
+        training_texts: for next-token training first, which only blocks can use.
         test: rows to be judged on at the end, if any.
         facts: what is said of the data and of the baselines, for ``result.json``.
     """
@@ -53,10 +56,12 @@ class ContrastiveKind(Kind):
     tokenizer: Tokenizer
     idf_V: npt.NDArray[np.float32] | None = None
     width: int = 2
+    training_texts: Sequence[str] = ()
     test: Truth | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
     own_probe: ClassVar[bool] = True
+    most_epochs: ClassVar[int | None] = 60
     ladder: ClassVar[bool] = False
 
     @classmethod
@@ -77,7 +82,8 @@ class ContrastiveKind(Kind):
         train = EncodedPairs.encode(split.train, tokenizer, context)
         data = config.data.replace(validation=split.share)
         settled = _settled(config.replace(objective=asked, data=data), train, context)
-        kind = cls(tokenizer, _idf(train, tokenizer.vocab_size), split.train.width)
+        layers = config.model.depth if "depth" in config.model.model_fields_set else 0
+        kind = cls(tokenizer, _idf(train, tokenizer.vocab_size), split.train.width, texts if layers else ())
         examples = kind._examples(settled, split, dev, train)
         kind.facts = {
             "rows": {"train": len(split.train), "held_out": len(examples.held_out)},
@@ -281,7 +287,8 @@ def _settled(config: RunConfig, train: EncodedPairs, context: int) -> RunConfig:
     if "patience" not in training.model_fields_set:
         training = training.replace(patience=PATIENCE)
     if "evaluations" not in training.model_fields_set:
-        training = training.replace(evaluations=EVALUATIONS)
+        often = (training.time or math.inf) / SECONDS_AN_EVALUATION
+        training = training.replace(evaluations=int(max(5, min(EVALUATIONS, often))))
     return config.replace(batches=batches, optim=optim, train=training)
 
 
