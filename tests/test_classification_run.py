@@ -54,6 +54,7 @@ def test_a_run_says_what_it_reached_beside_the_baselines(beasts: Path, tmp_path:
     loaded = api.load("a", runs=tmp_path / "runs")
     again = loaded.evaluate([str(test)], cache=tmp_path / "cache")
     assert again["accuracy"] == pytest.approx(told["judged"]["test"]["steepest"]["accuracy"])
+    assert [again["accuracy_low"], again["accuracy_high"]] == told["judged"]["test"]["steepest"]["interval"]
     said: list[str] = []
     both = write_tsv(tmp_path / "both.tsv", [*lexical_rows(240)[:30], ("emu", "never seen")])
     loaded.evaluate(
