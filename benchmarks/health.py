@@ -31,6 +31,9 @@ from steepest.train.loop import run_loop
 from steepest.train.run import RunConfig, compose
 
 RESULTS = Path(__file__).parent / "results"
+# Depth, width, context, tokens and number of the steps timed; and depth, tokens, width of the maps.
+SHAPES = ((2, 128, 256, 2048, 24), (4, 192, 256, 2048, 16), (8, 256, 256, 4096, 7), (12, 64, 128, 2048, 12))
+MAPS = ((1, 12, 32), (6, 12, 32), (16, 8, 32), (4, 6, 64))
 
 
 def verdicts(text: Path | None, seed: int, file: Path) -> None:
@@ -73,9 +76,7 @@ def overhead() -> dict:
     torch.set_num_threads(1)
     rows = []
     every = HealthConfig().every
-    for depth, width, context, batch_tokens, steps in (
-        (2, 128, 256, 2048, 24), (4, 192, 256, 2048, 16), (8, 256, 256, 4096, 7), (12, 64, 128, 2048, 12),
-    ):  # fmt: skip
+    for depth, width, context, batch_tokens, steps in SHAPES:
         model = TransformerConfig(vocab_size=1024, depth=depth, width=width, context=context)
         config = RunConfig(model=model).replace(
             batches={"batch_tokens": batch_tokens},
@@ -114,7 +115,7 @@ def overhead() -> dict:
 
 def singular() -> dict:
     rows = []
-    for depth, tokens, width in ((1, 12, 32), (6, 12, 32), (16, 8, 32), (4, 6, 64)):
+    for depth, tokens, width in MAPS:
         trunk = random_trunk(depth, width)
         maps, x = block_maps(trunk, torch.arange(tokens))
         for name, f, at in (("first block", maps[0], x), ("all blocks", chained(maps), x)):
