@@ -29,7 +29,13 @@ from steepest.losses.calibration import fit_blend
 from steepest.model import Transformer
 from steepest.objectives.base import KindConfig, Objective
 from steepest.objectives.pooling import inside, max_pool, mean_pool
-from steepest.objectives.scores import CLASSIFICATION, QUICK, check_metric, classification_scores
+from steepest.objectives.scores import (
+    CLASSIFICATION,
+    QUICK,
+    check_metric,
+    classification_scores,
+    score_interval,
+)
 
 
 class ClassificationConfig(KindConfig):
@@ -151,6 +157,15 @@ class Classification(Objective):
         loss = F.cross_entropy(plain_NC[known], labels_N[known]).item() if known.any() else float("nan")
         names = dict.fromkeys([self.metric, *QUICK, "calibration_error"])
         return {"loss": loss, **classification_scores(self.probabilities(logits_KNC), labels_N, names)}
+
+    def interval(self, parts: Sequence[tuple[Tensor, Tensor, bool]]) -> dict[str, float]:
+        """The metric's bootstrap interval over the texts."""
+        logits_KNC, labels_N = (
+            torch.cat([part[0] for part in parts], 1),
+            torch.cat([part[1] for part in parts]),
+        )
+        low, high = score_interval(self.metric, self.probabilities(logits_KNC), labels_N)
+        return {f"{self.metric}_low": low, f"{self.metric}_high": high}
 
     def calibrate(self, logits_KNC: Tensor, labels_N: Tensor) -> None:
         """Choose how much of either logit to believe."""
