@@ -1,4 +1,4 @@
-.PHONY: train test check format benchmarks
+.PHONY: train test check format benchmarks experiments
 
 train:  ## install, and train on the text that ships with Python
 	pip install -e . && steepest train --time 3m
@@ -11,6 +11,9 @@ check:  ## what continuous integration runs
 	ruff check .
 	mypy
 	pytest
+
+experiments:  ## measure every claim of docs/claims.md anew (about fifteen minutes on one core)
+	python experiments/claim.py
 
 format:
 	ruff format .

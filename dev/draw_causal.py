@@ -1,4 +1,4 @@
-"""Draw the pictures of docs/seeing-and-doing.md from benchmarks/results/causal_demos.json.
+"""Draw the pictures of docs/seeing-and-doing.md from benchmarks/results/causal_demos.jsonl.
 
 python benchmarks/causal_demos.py && python dev/draw_causal.py
 """
@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 ROOT = Path(__file__).parent.parent
+TRUE_EFFECT = 0.0537  # of A over B, by the table of the 700
 SEEN, DONE, TRUTH, GREY = "#c2703d", "#2f6f8f", "#222222", "#8a8a8a"
 
 
@@ -40,9 +41,9 @@ def graph(axes: Any, nodes: dict[str, tuple[float, float]], edges: list[tuple[st
     axes.axis("off")
 
 
-def simpson(found: dict[str, Any]) -> None:
+def simpson(runs: list[dict[str, Any]]) -> None:
     """Seen and done, beside the truth."""
-    runs, truth = found["simpson"]["runs"], found["simpson"]["truth"]
+    truth = runs[0]["truth"]
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(11, 3.4), width_ratios=[1, 1, 1.5])
     nodes = {"stone": (0.5, 1.1), "treatment": (0.0, 0.0), "recovered": (1.0, 0.0)}
     edges = [("stone", "treatment"), ("stone", "recovered"), ("treatment", "recovered")]
@@ -63,35 +64,39 @@ def simpson(found: dict[str, Any]) -> None:
     save(figure, "causal-simpson.png")
 
 
-def arrows(found: dict[str, Any]) -> None:
+def arrows(runs: list[dict[str, Any]]) -> None:
     """Three graphs that fit equally well, and what each makes of the effect."""
-    labels = list(dict.fromkeys(one["graph"] for one in found["arrows"]))
+    labels = list(dict.fromkeys(one["graph"] for one in runs))
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.2), sharey=True)
     for place, label in enumerate(labels):
-        mine = [one for one in found["arrows"] if one["graph"] == label]
+        mine = [one for one in runs if one["graph"] == label]
         left.scatter([one["held_out"] for one in mine], [place] * len(mine), color=DONE, s=34)
         right.scatter([one["effect"] for one in mine], [place] * len(mine), color=SEEN, s=34)
-    centre = float(np.mean([one["held_out"] for one in found["arrows"]]))
+    centre = float(np.mean([one["held_out"] for one in runs]))
     left.set(yticks=range(len(labels)), yticklabels=labels, xlim=(centre - 0.01, centre + 0.01), ylim=(-0.6, 2.6),
              title="held-out nats per row: the same", xlabel="a dot a seed; the axis is 0.02 nats wide")  # fmt: skip
-    right.axvline(found["simpson"]["truth"]["done"], color=TRUTH, lw=1.4)
-    right.text(found["simpson"]["truth"]["done"] - 0.002, 2.35, "truth", ha="right", fontsize=9)
+    right.axvline(TRUE_EFFECT, color=TRUTH, lw=1.4)
+    right.text(TRUE_EFFECT - 0.002, 2.35, "truth", ha="right", fontsize=9)
     right.axvline(0, color=GREY, lw=0.8)
     right.set(title='"effect" of A over B: not the same')
     left.invert_yaxis()
     save(figure, "causal-arrows.png")
 
 
-def front_door(found: dict[str, Any]) -> None:
+def front_door(runs: list[dict[str, Any]]) -> None:
     """P(y | do x): by the front door, with the hidden cause denied, and as seen."""
-    runs, truth = found["front door"]["runs"], found["front door"]["truth"]
+    truth = runs[0]["truth"]
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.4), width_ratios=[1, 1.6])
     graph(left, {"x": (0.0, 0.2), "m": (0.5, 0.2), "y": (1.0, 0.2)}, [("x", "m"), ("m", "y")], tied=(("x", "y"),),
           title="x <-> y: a hidden cause of both")  # fmt: skip
-    shown = (("front door", DONE), ("hidden cause denied", GREY), ("seen", SEEN))
-    for place, (key, color) in enumerate(shown):
-        for value, marker in (("0", "o"), ("1", "s")):
-            figures = [run[key][value] for run in runs]
+    shown = (
+        ("front door", "done", DONE),
+        ("hidden cause denied", "done", GREY),
+        ("front door", "seen", SEEN),
+    )
+    for place, (label, key, color) in enumerate(shown):
+        for value, marker in enumerate("os"):
+            figures = [run[key][value] for run in runs if run["graph"] == label]
             right.scatter(figures, [place] * len(figures), color=color, marker=marker, s=42, zorder=3)
     for value in "01":
         right.axvline(truth[value], color=TRUTH, lw=1.2)
@@ -111,7 +116,8 @@ def save(figure: Any, name: str) -> None:
 
 
 if __name__ == "__main__":
-    results = json.loads((ROOT / "benchmarks" / "results" / "causal_demos.json").read_text())
-    simpson(results)
-    arrows(results)
-    front_door(results)
+    path = ROOT / "benchmarks" / "results" / "causal_demos.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    simpson([one for one in lines if one["demo"] == "simpson"])
+    arrows([one for one in lines if one["demo"] == "arrow"])
+    front_door([one for one in lines if one["demo"] == "front door"])

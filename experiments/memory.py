@@ -1,7 +1,5 @@
 """What is said of memory, measured: one layer, whole models as the depth grows, recomputed and reversible.
 
-    python experiments/memory.py [--depths 2,4,8,16,32,64] [--png FILE]
-
 The statements put to the test:
 
     1   a forward pass needs about what its most demanding layer needs, at any depth
@@ -9,20 +7,18 @@ The statements put to the test:
     3   recomputing or reversing layers makes 2 true at any depth
 
 Every figure is a predicted peak of live bytes, equal to the allocator's own count (benchmarks/memory.py); nothing
-is allocated. Prints the tables and what follows from them; writes ``experiments/results/memory.json`` and a picture.
+is allocated.
 
     forward     peak of a forward pass without gradients, over all sequences
-    demanding   what that takes above the weights, over the most demanding layer (attention or mlp) by itself
+    demanding   what that takes above the weights, over the most demanding block alone
     stored ...  peak of a training step with SGD (no optimiser state), and in brackets that over forward
 """
 
-import argparse
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
+from claim import FAILS, HOLDS, PARTLY, canvas, conclude
 from torch import Tensor
 
 from steepest.config import build
@@ -31,15 +27,15 @@ from steepest.model import Transformer, TransformerConfig
 from steepest.train.footprint import predict_inference, predict_training
 from steepest.train.run import RunConfig
 
-RESULTS = Path(__file__).parent / "results" / "memory.json"
+DEPTHS = (2, 4, 8, 16, 32, 64)
 WIDTH, VOCABULARY = 256, 1024
 WAYS = ("stored", "recomputed", "reversible", "stored, AdamW")
 # Sequences and tokens in each: few, so that weights dominate; many, so that activations do.
 SITUATIONS = {"weights dominate": (1, 16), "activations dominate": (4, 256)}
 
 
-def one_layer(width: int, sequences: int, context: int) -> dict[str, tuple[int, int]]:
-    """Peak above the weights of one layer by itself, its input included: forward, and forward with backward."""
+def one_layer(width: int, sequences: int, context: int) -> dict[str, float]:
+    """Forward and backward of one layer over its forward pass alone, both above the weights."""
     shape = TransformerConfig(depth=1, width=width, context=context, vocab_size=VOCABULARY)
     trunk = Transformer(shape)
     block, rotation = trunk.blocks[0], trunk.rotation(torch.arange(context))
@@ -54,7 +50,7 @@ def one_layer(width: int, sequences: int, context: int) -> dict[str, tuple[int, 
         "mlp": lambda block, x, turn: block.feed(x),
         "block": lambda block, x, turn: block(x, turn),
     }
-    peaks = {}
+    ratios = {}
     for name, layer in layers.items():
 
         def forward(block: Any, turn: Any, x: Tensor, layer: Any = layer) -> None:
@@ -67,8 +63,8 @@ def one_layer(width: int, sequences: int, context: int) -> dict[str, tuple[int, 
             )  # its two halves share no weights
 
         train = above_weights(both, x_BTD.clone().requires_grad_(), dy_BTD)
-        peaks[name] = above_weights(forward, x_BTD), train
-    return peaks
+        ratios[name] = train / above_weights(forward, x_BTD)
+    return ratios
 
 
 def config(depth: int, way: str, sequences: int, context: int) -> RunConfig:
@@ -87,113 +83,75 @@ def config(depth: int, way: str, sequences: int, context: int) -> RunConfig:
 
 
 def main() -> None:
-    """Print the tables, keep them, draw them, and say what follows."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--depths", default="2,4,8,16,32,64")
-    parser.add_argument("--png", type=Path, default=RESULTS.with_suffix(".png"))
-    arguments = parser.parse_args()
-    depths = [int(depth) for depth in arguments.depths.split(",")]
-    layers = {
-        f"width {width}": {
-            layer: train / forward for layer, (forward, train) in one_layer(width, 4, 256).items()
-        }
-        for width in (256, 512)
-    }
-    print("one layer, forward and backward over forward, above the weights (4 sequences of 256 tokens)")
-    for name, ratios in layers.items():
-        print(f"  {name}: " + ", ".join(f"{layer} {ratio:.2f}" for layer, ratio in ratios.items()))
-    rows: list[dict[str, Any]] = []
+    """The table, the picture, the verdict."""
+    layers = {f"width {width}": one_layer(width, 4, 256) for width in (256, 512)}
+    found: list[dict[str, Any]] = []
     for situation, (sequences, context) in SITUATIONS.items():
-        print(f"\n{situation}: {sequences} sequences of {context} tokens, width {WIDTH} (MB)")
-        print(f"{'depth':>6} {'forward':>9} {'demanding':>10}" + "".join(f"{way:>18}" for way in WAYS))
-        alone = one_layer(WIDTH, sequences, context)
-        demanding = max(alone[layer][0] for layer in ("attention", "mlp"))
-        for depth in depths:
+        for depth in DEPTHS:
             steps = {way: predict_training(config(depth, way, sequences, context)) for way in WAYS}
             forward = predict_inference(config(depth, "stored", sequences, context), sequences=sequences)
-            rows.append(row(situation, depth, forward, demanding, steps))
-            print(line(rows[-1]), flush=True)
-    statements = conclude(layers, rows)
-    print()
-    for statement in statements:
-        print(statement)
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(
-        json.dumps({"layers": layers, "models": rows, "statements": statements}, indent=1) + "\n"
+            found.append(row(situation, depth, forward, steps))
+    table = [(one["situation"], one["depth"], f"{one['forward'] / 1e6:.1f} MB", one["inference_over_layer"],
+              *(one["over_forward"][way] for way in WAYS)) for one in found]  # fmt: skip
+    alone = [ratio for ratios in layers.values() for ratio in ratios.values()]
+    weights, activations = (
+        {way: [one["over_forward"][way] for one in found if one["situation"] == situation] for way in WAYS}
+        for situation in SITUATIONS
     )
-    draw(rows, arguments.png)
-    print(f"\nwritten: {RESULTS}, {arguments.png}")
+    demanding = [one["inference_over_layer"] for one in found if one["situation"] == "activations dominate"]
+    saved = activations["recomputed"] + activations["reversible"]
+    first, second, third = max(demanding) < 1.5, max(activations["stored"]) < 2.5, max(saved) < 2.5
+    conclude(
+        "Inference needs what the most demanding layer needs; training needs about twice a forward pass.",
+        HOLDS if first and second else PARTLY if first or third else FAILS,
+        f"Above the weights, inference takes {span(demanding)} times the most demanding layer at every depth. One layer's training takes {span(alone)} times "
+        f"its forward pass. Whole models: {span(weights['stored'])} times where weights dominate, but {span(activations['stored'])} where activations do, "
+        f"growing with depth; AdamW's state makes the former {span(weights[WAYS[3]])}. Recomputed blocks take {span(activations['recomputed'])} and reversible "
+        f"ones {span(activations['reversible'])}: they make the statement true.",
+        ("situation", "blocks", "forward", "inference over layer", *(f"{way} over forward" for way in WAYS)),
+        table, draw(found), layers=layers, models=found,
+    )  # fmt: skip
 
 
-def row(
-    situation: str, depth: int, forward: Prediction, demanding: int, steps: dict[str, Prediction]
-) -> dict[str, Any]:
+def span(values: list[float]) -> str:
+    """Least and greatest."""
+    return f"{min(values):.2f} to {max(values):.2f}"
+
+
+def row(situation: str, depth: int, forward: Prediction, steps: dict[str, Prediction]) -> dict[str, Any]:
     """Figures of one depth."""
     return {
         "situation": situation,
         "depth": depth,
         "forward": forward.peak,
-        "inference_over_layer": (forward.peak - forward.steady) / demanding,
+        "inference_over_layer": (forward.peak - forward.steady) / max(forward.layer, forward.loss),
         "steps": {way: step.peak for way, step in steps.items()},
         "held": {way: step.held for way, step in steps.items()},
         "over_forward": {way: step.peak / forward.peak for way, step in steps.items()},
     }
 
 
-def line(row: dict[str, Any]) -> str:
-    """The same as text."""
-    cells = "".join(f"{row['steps'][way] / 1e6:>10,.1f} ({row['over_forward'][way]:5.2f})" for way in WAYS)
-    return f"{row['depth']:>6} {row['forward'] / 1e6:>9,.1f} {row['inference_over_layer']:>10.2f}{cells}"
-
-
-def conclude(layers: dict[str, dict[str, float]], rows: list[dict[str, Any]]) -> list[str]:
-    """The statements, with the range of what was found."""
-
-    def span(situation: str, *ways: str) -> str:
-        found = [one["over_forward"][way] for one in rows if one["situation"] == situation for way in ways]
-        return f"{min(found):.2f} to {max(found):.2f}"
-
-    weights, activations = SITUATIONS
-    alone = [ratio for ratios in layers.values() for ratio in ratios.values()]
-    over = [one["inference_over_layer"] for one in rows if one["situation"] == activations]
-    return [
-        f"inference over the most demanding layer: {min(over):.2f} to {max(over):.2f} over all depths",
-        f"one layer, training over forward: {min(alone):.2f} to {max(alone):.2f}",
-        f"training over forward where weights dominate: {span(weights, 'stored')}",
-        f"training over forward where activations do: {span(activations, 'stored')}, growing with depth",
-        f"the same, recomputed: {span(activations, 'recomputed')}; reversible: {span(activations, 'reversible')}",
-        f"AdamW's state adds two weights' worth: {span(weights, WAYS[3])} where weights dominate",
-    ]
-
-
-def draw(rows: list[dict[str, Any]], path: Path) -> None:
+def draw(rows: list[dict[str, Any]]) -> Any:
     """Training over forward against depth, a panel a situation, and what is held for the backward pass."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(12, 4), layout="constrained")
+    figure, all_axes = canvas(3)
     panels = [(situation, "over_forward", "training over forward") for situation in SITUATIONS]
     panels.append(("activations dominate", "held", "MB held for the backward pass"))
-    depths = sorted({one["depth"] for one in rows})
-    for place, (situation, key, label) in enumerate(panels, start=1):
-        axes = figure.add_subplot(1, 3, place)
+    for axes, (situation, key, label) in zip(all_axes, panels, strict=True):
         chosen = [one for one in rows if one["situation"] == situation]
         unit = 1e6 if key == "held" else 1.0
         for way in WAYS[:3] if key == "held" else WAYS:
             values = [one[key][way] / unit for one in chosen]
-            style = "o:" if way == WAYS[3] else "o-"
-            axes.plot([one["depth"] for one in chosen], values, style, label=way, markersize=4)
+            axes.plot(DEPTHS, values, "o:" if way == WAYS[3] else "o-", label=way, markersize=4)
         if key == "held":
             axes.set_yscale("log")
         else:
             axes.axhline(2, color="grey", linewidth=0.8, linestyle="--")
             axes.set_ylim(bottom=0)
         axes.set(title=situation, xlabel="blocks", ylabel=label, xscale="log")
-        axes.set_xticks(depths, [str(depth) for depth in depths])
+        axes.set_xticks(DEPTHS, [str(depth) for depth in DEPTHS])
         axes.minorticks_off()
         axes.legend(fontsize=8)
-    figure.savefig(path, dpi=110)
+    return figure
 
 
 if __name__ == "__main__":

@@ -93,11 +93,6 @@ class ExactModel:
         table: Floats = self.tables[column][tuple(contexts.T)] if contexts.shape[1] else self.tables[column]
         return np.broadcast_to(table, (len(contexts), self.cards[column]))
 
-    def table(self, column: int, fixed: Mapping[int, int] | None = None) -> Floats:
-        fixed = fixed or {}
-        index = tuple(fixed.get(j, slice(None)) for j in self.contexts[column])
-        return self.tables[column][index]
-
 
 KIDNEY = {
     ("small", "A"): (81, 87),

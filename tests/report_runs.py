@@ -55,14 +55,16 @@ def write_run(path: Path, *, lr: float = 0.003, shift: float = 0.0, name: str = 
     folder.path.mkdir(parents=True)
     folder.config.write_text(CONFIG.replace("0.003", str(lr)))
     points = [
-        {"parameters": n, "tokens": d, "bits_per_byte": law(n, d)}
+        {"n": n, "tokens": d, "bits_per_byte": law(n, d), "passed": d > 1e5}
         for n in (1e5, 3e5)
         for d in (1e5, 2e5, 4e5)
     ]
     folder.write_json(folder.plan, {
         "parameters": 700_000, "tokens": 204_800, "epochs": 2.0, "memory": {"limit": 2e9, "predicted": 400e6},
-        "ladder": points, "law": {"E": 1.0, "A": 20.0, "alpha": 0.35, "B": 30.0, "beta": 0.3},
-        "prediction": {"metric": "bits_per_byte", "value": 1.5, "low": 1.4, "high": 1.6, "level": 0.8},
+        "ladder": {"points": points}, "law": {"E": 1.0, "A": 20.0, "alpha": 0.35, "B": 30.0, "beta": 0.3},
+        "prediction": {"metric": "bits_per_byte", "value": 1.5, "low": 1.4, "high": 1.6, "level": 0.8,
+                       "matrix_parameters": 6e5, "tokens": 200_000},
+        "with": {"2x time": {"metric": "bits_per_byte", "value": 1.42, "low": 1.3, "high": 1.5, "level": 0.8}},
     })  # fmt: skip
     for step in range(STEPS + 1):
         place = {"step": step, "tokens": 1024 * step, "seconds": 5 + 0.25 * step}
@@ -90,6 +92,9 @@ def write_run(path: Path, *, lr: float = 0.003, shift: float = 0.0, name: str = 
     folder.append_event("step skipped", step=120, reason="outlier", loss=2.6, grad_norm=50.0)
     folder.append_event("verdict", kind="over-fitting", step=150, layer=None, figure=0.3,
                         sentence="Held-out loss is 0.3 above training loss; use more text.")  # fmt: skip
+    folder.append_event(
+        "forecast", step=100, mark=0.5, metric="bits_per_byte", value=1.52, low=1.47, high=1.57
+    )
     folder.append_event("finished", step=STEPS, best_step=STEPS)
     reached = in_bits(2.6 + shift)
     folder.write_json(folder.result, {

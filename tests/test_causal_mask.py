@@ -10,6 +10,7 @@ from torch import Tensor
 from steepest.data.questions import QuestionBatches, Questions, inclusion
 from steepest.graph import Graph, closed
 from steepest.model import Transformer, TransformerConfig
+from steepest.model.attention import causal_mask
 from steepest.objectives import CausalGraph
 
 # The shape of "asia", and a denser graph with hidden causes.
@@ -38,6 +39,14 @@ def loud(graph: Graph, cards: list[int], depth: int, dtype: torch.dtype = torch.
 def rows_of(cards: list[int], n: int, seed: int = 0) -> Tensor:
     dice = np.random.default_rng(seed)
     return torch.from_numpy(np.stack([dice.integers(0, card, n) for card in cards], axis=1))
+
+
+def test_a_texts_mask_is_the_complete_graph_over_its_positions() -> None:
+    graph = Graph.complete([f"token {i}" for i in range(6)])
+    mask = torch.eye(6, dtype=torch.bool)
+    for i, context in enumerate(graph.contexts):
+        mask[i, list(context)] = True
+    assert torch.equal(mask, causal_mask(6)) and closed(mask.numpy())
 
 
 @pytest.mark.parametrize("depth", [1, 2, 6])

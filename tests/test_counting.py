@@ -10,6 +10,7 @@ from steepest.data.questions import Questions, distinct
 from steepest.graph import Graph
 from steepest.objectives.conditionals import CANDIDATES, Conditionals, candidates, fit_weights
 from steepest.objectives.counting import Counts, n_cells
+from steepest.objectives.intervene import table_of
 
 GRAPH = Graph([("a", "b"), ("a", "c"), ("b", "c"), ("c", "d")])
 CARDS = (3, 2, 4, 2)
@@ -97,8 +98,8 @@ def test_the_blend_is_never_worse_than_its_better_half_beyond_noise(knows: str) 
     assert blend > best - 0.01
     model = Conditionals(counts, network, weights)
     for i, context in enumerate(GRAPH.contexts):
-        table = model.table(i)
+        table = table_of(model, i)
         np.testing.assert_allclose(table.sum(-1), 1)
         assert table.shape == (*(CARDS[j] for j in context), CARDS[i])
         if context:
-            np.testing.assert_allclose(model.table(i, {context[0]: 1}), table[1])
+            np.testing.assert_allclose(table_of(model, i, {context[0]: 1}), table[1])

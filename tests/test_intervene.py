@@ -155,6 +155,17 @@ def test_a_refusal_says_which_column_to_leave_out() -> None:
         settle(graph, "y", ["x"])
 
 
+def test_forcing_a_token_leaves_the_past_and_seeing_it_revises_it() -> None:
+    text = World.random(Graph.complete(["t1", "t2", "t3"]), 4, (3, 3, 3))
+    model = ExactModel(text)
+    before = ask(model, text.graph, "t1").p
+    np.testing.assert_allclose(ask(model, text.graph, "t1", do={"t2": 1}).p, before)
+    assert np.abs(ask(model, text.graph, "t1", given={"t2": 1}).p - before).max() > 0.05
+    # what comes after is the same either way once the whole past is known
+    seen = ask(model, text.graph, "t3", given={"t1": 0, "t2": 1}).p
+    np.testing.assert_allclose(ask(model, text.graph, "t3", do={"t2": 1}, given={"t1": 0}).p, seen)
+
+
 def test_all_effects_of_a_graph() -> None:
     settled, refused = effects(read_graph("x -> m -> y\nx <-> m"))
     assert settled == [("m", "y")] and [(x, y) for x, y, _ in refused] == [("x", "m"), ("x", "y")]

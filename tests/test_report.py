@@ -18,9 +18,9 @@ from report_runs import STEPS, in_bits, law, write_run
 from steepest.cli.main import app
 from steepest.report import read_run, write_comparison, write_report
 from steepest.report.charts import loss_figure, smoothed
-from steepest.report.facts import outcome, prediction_of, reached
+from steepest.report.facts import outcome, reached
 from steepest.report.heat_map import BOUND, VIRIDIS, gradient_flow_figure, png
-from steepest.report.ladder_chart import ladder_points, law_at
+from steepest.report.ladder_chart import Rung, ladder_figure, ladder_points, law_at
 from steepest.report.plot import Axis, Plot, thin
 from steepest.runs import RunFolder
 
@@ -76,10 +76,10 @@ def test_the_page_says_what_the_files_say(tmp_path: Path) -> None:
     page = write_report(folder).read_text()
     said = words_of(page)
     assert f"{in_bits(2.6):.3f} bits per byte in 1m00s" in said
-    assert "Inside the predicted interval (1.4 to 1.6)." in said
+    assert "Inside the predicted interval (1.400 to 1.600)." in said
     assert "Asked: 1m00s of training on corpus.txt." in said
     for expected in ("Held-out loss is 0.3 above training loss; use more text.", "step skipped", "horizon fixed",
-                     "410.0 MB", "6 layers x 96 wide", "Once <b>upon</b> a time", "6 points of 2 sizes",
+                     "410.0 MB", "6 layers x 96 wide", "Once <b>upon</b> a time", "6 points of 2 sizes", "2x time 1.420 1.300 to 1.500",
                      f"steepest train --config {folder.path}/run.toml --steps {STEPS}"):  # fmt: skip
         assert expected in said, expected
     assert "1 step skipped" in said and "could not be drawn" not in said
@@ -114,6 +114,7 @@ def test_lines_stand_where_their_values_are(tmp_path: Path) -> None:
         drawn = [(value_at(svg, "x", x), value_at(svg, "y", y)) for x, y in pixels(svg, "held out")]
         expected = [(unit(step), in_bits(2.6 + 3 * math.exp(-step / 40))) for step in range(0, STEPS + 1, 20)]
         assert len(drawn) == len(expected)
+        assert "forecast 1.52" in svg
         for (x, y), (x_true, y_true) in zip(drawn, expected, strict=True):
             assert x == pytest.approx(x_true, abs=0.002 * unit(STEPS)) and y == pytest.approx(
                 y_true, abs=0.005
@@ -173,7 +174,9 @@ def test_the_heat_map_shows_the_ratio_to_the_end_of_the_stack(tmp_path: Path) ->
 
 def test_ladder_and_law_are_read_as_they_were_written(tmp_path: Path) -> None:
     run = read_run(write_run(tmp_path))
-    assert sorted(ladder_points(run))[0] == (1e5, 1e5, law(1e5, 1e5))
+    assert ladder_points(run)[0] == Rung(1e5, 1e5, law(1e5, 1e5), passed=False)
+    figure = ladder_figure(run)
+    assert figure is not None and figure.views[""].count("hollow") == 2
     assert law_at(run.plan["law"], 3e5, 4e5) == pytest.approx(law(3e5, 4e5))
 
 
@@ -260,9 +263,9 @@ def test_comparison_names_the_best_and_what_differs(tmp_path: Path) -> None:
     good, bad = write_run(tmp_path, name="good"), write_run(tmp_path, name="bad", lr=0.1, shift=0.5)
     page = write_comparison([bad, good], tmp_path / "comparison.html").read_text()
     said = words_of(page)
-    assert "good reached 1.5 bits per byte" in said
+    assert "good reached 1.500 bits per byte" in said
     assert re.findall(r"<td><code>([^<]*)</code></td>(?:<td>([^<]*)</td>)*", page) == [("optim.lr", "0.003")]
-    assert re.findall(r'class="right best">([^<]*)', page) == ["1.5"]
+    assert re.findall(r'class="right best">([^<]*)', page) == ["1.500"]
     assert [len(pixels(page, name)) for name in ("good", "bad")] == [STEPS // 20 + 1] * 2
 
 
@@ -292,12 +295,3 @@ def test_a_browser_has_nothing_to_complain_about(tmp_path: Path) -> None:
     )  # fmt: skip
     assert "CONSOLE" not in done.stderr
     assert done.stdout.count('class="tip"') > 5  # the script ran to its end
-
-
-def test_prediction_in_other_forms(tmp_path: Path) -> None:
-    folder = write_run(tmp_path)
-    plan = json.loads(folder.plan.read_text())
-    plan["prediction"] = {"bits_per_byte": 1.5, "interval": [1.6, 1.4], "level": 0.9}
-    folder.write_json(folder.plan, plan)
-    found = prediction_of(read_run(folder))
-    assert found is not None and (found.low, found.value, found.high, found.level) == (1.4, 1.5, 1.6, 0.9)

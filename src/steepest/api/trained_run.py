@@ -6,6 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from steepest.checkpoint import list_checkpoints, load_checkpoint, newest_whole
@@ -15,12 +17,14 @@ from steepest.errors import CheckpointError, ConfigError
 from steepest.export import export_hugging_face
 from steepest.model import Transformer
 from steepest.model.generate import generate
-from steepest.objectives import CausalGraph, NextToken, Objective
+from steepest.objectives import CausalGraph, Classification, Contrastive, NextToken, Objective
 from steepest.objectives.causal_model import CausalModel, Reply
+from steepest.retrieval.search import Corpus, Hit
 from steepest.runs import RunFolder, open_run
 from steepest.tokenizer import Tokenizer
-from steepest.train.evaluate import evaluate
-from steepest.train.kinds import CausalGraphKind, Kind, kind_of
+from steepest.train.evaluate import measure_all
+from steepest.train.judging import Predictions
+from steepest.train.kinds import CausalGraphKind, ClassificationKind, ContrastiveKind, Kind, kind_of
 from steepest.train.run import Listener, RunConfig
 from steepest.train.session import Result
 
@@ -122,6 +126,42 @@ class TrainedRun:
             )
         return export_hugging_face(self.objective.trunk, self.objective.head, self.tokenizer, Path(folder))
 
+    def embed(self, texts: Sequence[str], *, dims: int | None = None) -> npt.NDArray[np.float32]:
+        """Embeddings of texts, of length one, float32 (N, D); of a run of contrastive learning.
+
+        Args:
+            dims: only the first coordinates, scaled to length one again.
+        """
+        kind, objective = self._contrastive("embed")
+        if dims is not None and not 1 <= dims <= self.config.model.width:
+            raise ConfigError(f"dims must lie between 1 and {self.config.model.width}, the width; got {dims}")
+        vectors: npt.NDArray[np.float32] = kind.embed(objective, texts, self.config, dims).numpy()
+        return vectors
+
+    def search(self, queries: Sequence[str], texts: Sequence[str], *, k: int = 10) -> list[list[Hit]]:
+        """For each query the ``k`` nearest texts, best first, by the score that the run was judged by."""
+        kind, objective = self._contrastive("search")
+        corpus = Corpus(texts, kind.embed(objective, texts, self.config), objective.fusion_V.cpu())
+        vectors = kind.embed(objective, queries, self.config)
+        return [corpus.search(query, vector, k) for query, vector in zip(queries, vectors, strict=True)]
+
+    def _contrastive(self, verb: str) -> tuple[ContrastiveKind, Contrastive]:
+        if not (isinstance(self.objective, Contrastive) and isinstance(self.kind, ContrastiveKind)):
+            raise ConfigError(
+                f"run {self.folder.name} gives no embeddings: its objective is {self.config.objective.kind}, "
+                f"{verb} needs contrastive"
+            )
+        return self.kind, self.objective
+
+    def predict(self, texts: Sequence[str]) -> Predictions:
+        """Labels of texts, and how likely each class is (calibrated on the development part)."""
+        if not (isinstance(self.objective, Classification) and isinstance(self.kind, ClassificationKind)):
+            raise ConfigError(
+                f"run {self.folder.name} gives no labels: its objective is {self.config.objective.kind}, "
+                "predict needs classification"
+            )
+        return self.kind.predict(self.objective, texts, self.config)
+
     @cached_property
     def causal(self) -> CausalModel:
         """The causal model of a table: its conditionals (network and counts) and its graph."""
@@ -144,14 +184,15 @@ class TrainedRun:
     def evaluate(
         self, sources: Sequence[str] = (), *, cache: Path | None = None, listen: Listener = silent
     ) -> dict[str, float]:
-        """Metrics on what the run held out, or on other data, whole."""
+        """Metrics on what the run held out, or on other data, whole; the target metric with its interval."""
         place = cache_folder(cache)
         if sources:
             batches = self.kind.batches_of([str(source) for source in sources], self.config, place, listen)
         else:
             examples = self.kind.examples(self.folder, self.config, place, listen)
             batches = examples.held_out_batches(self.config.batches, context=self.config.model.context)
-        return evaluate(self.objective, batches)
+        parts = measure_all(self.objective, batches)
+        return self.objective.metrics(parts) | self.objective.interval(parts)
 
 
 def load(run: str | Path, *, runs: Path | str = RUNS, step: int | None = None) -> TrainedRun:

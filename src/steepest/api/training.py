@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from steepest.api.continuing import Pretraining, parse_pretrain, take_over, with_shape_of
 from steepest.api.settings import Settings, absolute
 from steepest.api.trained_run import (
     RUNS,
@@ -21,6 +22,7 @@ from steepest.api.trained_run import (
 from steepest.checkpoint import list_checkpoints, load_checkpoint, newest_whole
 from steepest.config import build, dump_toml, load_toml, override
 from steepest.data.examples import Examples
+from steepest.errors import ConfigError
 from steepest.planning import (
     Circumstances,
     Forecaster,
@@ -53,6 +55,8 @@ def train(
     overrides: Iterable[str] = (),
     plan: Path | str | None = None,
     ladder: bool = True,
+    start: str | Path | None = None,
+    pretrain: str = "none",
     listen: Listener = silent,
     started: float | None = None,
 ) -> TrainedRun:
@@ -67,6 +71,9 @@ def train(
         overrides: strings such as "optim.lr=1e-3".
         plan: a plan made earlier (see ``steepest.plan``), to be carried out as it is; it holds budget and settings.
         ladder: plan with a ladder of small runs where the time allows; else the size comes from speed alone.
+        start: a run to go on from, whatever its objective was: its trunk and tokenizer are taken over.
+        pretrain: "none", "auto" or the share of the budget, such as "20%", in which the next token of the training
+            texts is predicted first; auto keeps that only if a short trial of the task does better with it.
         listen: called with every event's name and fields.
         started: ``time.monotonic()`` when the command began (now, if not given).
 
@@ -77,21 +84,30 @@ def train(
     runs, place = Path(runs), cache_folder(cache)
     if name is not None:
         check_new_name(runs, name)
+    share = parse_pretrain(pretrain)
     settings = Settings(time, steps, tokens, epochs, memory, config, tuple(overrides))
     if plan is None:
         given = settings.resolve(sources)
+        if start is not None:
+            given = with_shape_of(given, open_run(start, runs))
         kind, given, examples = kind_of(given).prepare(given, place, listen)
         where = Circumstances(began, cache=place if ladder else None)
         resolved, record = choose(given, examples, kind, where, listen)
         record = plan_record(resolved, record, examples)
+        if share != 0:
+            before = Pretraining(resolved, kind, examples, runs, place, listen, train)
+            resolved, record["pretraining"] = before.run(share, name and f"{name}-pretraining")
     else:
         settings.refuse_beside_a_plan()
+        if start is not None or share != 0:
+            raise ConfigError("--from and --pretrain are not for a plan made earlier; leave one of them out")
         resolved, record = read_plan(Path(plan))
         if sources:
             resolved = resolved.replace(data=resolved.data.replace(sources=absolute(sources)))
         kind, resolved, examples = kind_of(resolved).prepare(resolved, place, listen)
         check_plan(record, resolved, examples)
     state = compose(resolved, examples, kind.objective)
+    take_over(state.objective, resolved)
     folder = create_run(runs, name)
     write_atomically(folder.config, dump_toml(resolved, header={"format": FORMAT}))
     kind.save(folder)

@@ -39,7 +39,7 @@ def ask(
         return
     print(reply.question)
     conditions = [*reply.answers, *reply.seen]
-    label = max(map(len, [*conditions, "difference"])) + 4
+    label = max(map(len, [*conditions, "difference"])) + 6
     cells = max([len(name) for name in reply.categories] + [len("0.0000 ± 0.0000")]) + 2
     at_once = max(1, (WIDEST - label) // cells)
     for begin in range(0, len(reply.categories), at_once):

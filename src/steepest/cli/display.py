@@ -31,6 +31,7 @@ class Display:
         self._speed: tuple[float, int] | None = None
         self._rate = 0.0
         self._held_out = math.nan
+        self._metric = "bits_per_byte"
         self._plain_due = 0.0
         self._bytes_per_token = math.nan  # where there is no text
         self._loss = math.nan
@@ -80,6 +81,41 @@ class Display:
         self.line("", f"{summary.documents:,} document{'s' * (summary.documents != 1)}{dropped}{passed}; "
                   f"{how}: {in_count(len(held.tokens))} tokens{'; found encoded' if corpus.reused else ''}")  # fmt: skip
 
+    def _on_pairs(self, split: Any, held_out: int, tokenizer: Any, notes: list[str]) -> None:
+        self.close()
+        train, form = split.train, split.train.form
+        what = {
+            "pairs": "pairs",
+            "classes": f"texts of {len(set(train.classes)):,} classes",
+            "scores": "scored pairs",
+        }
+        of_columns = "" if train.columns[0] == "1" else f" ({', '.join(train.columns)})"
+        how = f", split by {split.how}" if split.share else ""
+        self.line(
+            "data",
+            f"{len(train):,} {what[form]}{of_columns} to train on, {held_out:,} to choose by{how}; {tokenizer.kind}, "
+            f"vocabulary {tokenizer.vocab_size:,}",
+        )
+        for note in notes:
+            self.line("", note)
+
+    def _on_labelled(self, split: Any, tokenizer: Any, test: Any = None) -> None:
+        self.close()
+        rows = f"{len(split.train):,} texts to train on, {len(split.development):,} to choose by"
+        rows += "" if test is None else f", {len(test):,} to be judged on"
+        self.line(
+            "data",
+            f"{rows}; {len(split.names)} classes; {tokenizer.kind}, vocabulary {tokenizer.vocab_size:,}",
+        )
+        for note in split.notes:
+            self.line("", note)
+
+    def _on_baselines(self, judged: dict[str, Any], metric: str) -> None:
+        for name, one in judged.items():
+            self.line(
+                "baseline", f"{one[metric]:.4f} {metric.replace('_', ' ')}: {name}, {one['seconds']:.1f} s"
+            )
+
     def _on_table(self, kind: Any) -> None:
         from steepest.cli.ask import table_lines
 
@@ -113,6 +149,7 @@ class Display:
 
     def _on_plan(self, config: Any, plan: dict[str, Any]) -> None:
         model, train = config.model, config.train
+        self._metric = config.objective.metric
         self.line("model", f"{model.depth} layers x {model.width} wide, context {model.context}, "
                   f"{in_count(plan['parameters'])} parameters")  # fmt: skip
         budget = f"{duration(train.time)} in all" if train.time else f"{plan['steps']:,} steps"
@@ -206,7 +243,7 @@ class Display:
         self.live.refresh()
 
     def _on_evaluation(self, record: dict[str, Any]) -> None:
-        self._held_out = record["evaluation"].get("bits_per_byte", math.nan)
+        self._held_out = record["evaluation"].get(self._metric, math.nan)
 
     def _on_forecast(self, mark: float, value: float, low: float, high: float, **_: Any) -> None:
         self.line(
@@ -215,6 +252,9 @@ class Display:
 
     def _on_event(self, event: str, **fields: Any) -> None:
         if event in QUIET_EVENTS:
+            return
+        if event == "verdict":
+            self.line("verdict", fields["sentence"])
             return
         if event == "memory measured":
             self.line("memory", f"{in_bytes(fields['measured'])} at the most so far, {in_bytes(fields['predicted'])} "

@@ -23,11 +23,13 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line; the entry point of the ``steepest`` script."""
-    from steepest.cli import ask, inspect, inspect_memory, law, look, plan, report, train, use  # noqa: F401  registers the commands
+    from steepest.cli import ask, embed, inspect, inspect_memory, law, look, plan, predict, report, train, use  # noqa: F401  registers the commands
 
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")
+    from steepest.cli.inspect_sensitivity import sensitivity  # noqa: F401  and inspect health
+
     try:
         app()
     except Exception as error:

@@ -1,5 +1,6 @@
 """``steepest train``, ``resume`` and ``rewind``."""
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -62,6 +63,22 @@ def train(
     text_column: Annotated[
         str | None, typer.Option(help="Column of the text in JSONL, CSV or Parquet.")
     ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option("--from", help="A run to go on from: its trunk and tokenizer, whatever its objective."),
+    ] = None,
+    pretrain: Annotated[
+        str,
+        typer.Option(help='Budget for next-token training of the same texts first: "auto", "none", "20%".'),
+    ] = "none",
+    columns: Annotated[
+        str | None, typer.Option(help='Columns of a table of pairs, in order of their roles: "title,body".')
+    ] = None,
+    label_column: Annotated[str | None, typer.Option(help="Column of the label, to classify.")] = None,
+    dev: Annotated[str | None, typer.Option(help="Rows to choose by.  [default: split off the data]")] = None,
+    test: Annotated[
+        str | None, typer.Option(help="Rows to be judged on at the end, kept out of training.")
+    ] = None,
     graph: Annotated[
         str | None,
         typer.Option(help="The causal graph of a table's columns, to train --objective causal-graph."),
@@ -74,6 +91,10 @@ def train(
     ] = None,
     seed: Annotated[
         int | None, typer.Option(help="Seed of the weights and of the order of the data.")
+    ] = None,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(help='Also log to "tensorboard", "wandb" or "trackio"; repeatable.'),
     ] = None,
     keep: Annotated[int | None, typer.Option(help="Newest checkpoints to keep, besides the best.")] = None,
     config: Annotated[Path | None, typer.Option(help="A TOML file with the tables of run.toml.")] = None,
@@ -101,6 +122,10 @@ def train(
     options = {
         "objective.kind": objective,
         "objective.metric": metric,
+        "objective.label_column": label_column,
+        "objective.dev": dev,
+        "objective.test": test,
+        "objective.columns": None if columns is None else json.dumps(columns.split(",")),
         "objective.graph": graph,
         "objective.missing": missing,
         "objective.bins": bins,
@@ -120,6 +145,7 @@ def train(
         "optim.lr": lr,
         "train.seed": seed,
         "train.keep": keep,
+        "train.trackers": json.dumps(track) if track else None,
     }
     given = [f"{key}={value}" for key, value in options.items() if value is not None]
     with _display() as display:
@@ -136,6 +162,8 @@ def train(
             cache=cache,
             config=config,
             overrides=[*given, *(changes or [])],
+            start=start,
+            pretrain=pretrain,
             plan=plan,
             ladder=ladder,
             listen=display,
@@ -218,6 +246,16 @@ def _conclude(run: Any, runs: Path) -> None:
     if not result.finished:
         print(f"stopped at step {result.step:,}, saved; go on with: {_command('resume', name, runs)}")
         raise typer.Exit(128 + (result.signal or 2))
+    if run.config.objective.kind == "contrastive":
+        from steepest.cli.embed import conclude as conclude_contrastive
+
+        conclude_contrastive(run, lambda verb: _command(verb, name, runs))
+        return
+    if run.config.objective.kind == "classification":
+        from steepest.cli.predict import conclude as conclude_classification
+
+        conclude_classification(run, lambda verb: _command(verb, name, runs))
+        return
     if run.config.objective.kind == "causal-graph":
         from steepest.cli.ask import conclude
 

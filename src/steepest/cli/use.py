@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -67,7 +67,7 @@ def evaluate(
     from steepest import api
 
     trained = api.load(run, runs=runs, step=step)
-    metrics = trained.evaluate(data or [], cache=cache)
+    metrics = trained.evaluate(data or [], cache=cache, listen=_say_events)
     if as_json:
         print(json.dumps({"run": trained.folder.name, "step": trained.step, **metrics}))
         return
@@ -75,7 +75,7 @@ def evaluate(
         f"{trained.folder.name} at step {trained.step:,} on {', '.join(data) if data else 'its held-out text'}"
     )
     for name, value in metrics.items():
-        print(f"    {name.replace('_', ' '):<15}{value:.4f}")
+        print(f"    {name.replace('_', ' '):<20}{value:.4f}")
 
 
 @app.command()
@@ -97,3 +97,9 @@ def export(
         print("not verified: pip install 'steepest[export]' brings transformers, which loads it back")
     else:
         print(f"verified: loaded back by transformers, its logits differ by {difference:.1g} at most")
+
+
+def _say_events(name: str, fields: dict[str, Any]) -> None:
+    """What is to be known of the data, beside the figures."""
+    if name == "event":
+        print(f"note: {fields['event']}", file=sys.stderr)

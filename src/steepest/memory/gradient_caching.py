@@ -15,12 +15,15 @@ https://arxiv.org/abs/2101.06983.
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from steepest.state_dicts import random_state, set_random_state
 
 Encode = Callable[[], Tensor]
+Lengths = npt.NDArray[np.int64]
 
 
 def cached_gradient(
@@ -63,15 +66,15 @@ def cached_gradient(
     return value.detach()
 
 
-def length_sorted_chunks(lengths: Tensor, tokens: int) -> list[Tensor]:
+def length_sorted_chunks(lengths: Lengths, tokens: int) -> list[Lengths]:
     """Rows sorted by length and cut into chunks of at most ``tokens`` tokens, padding counted.
 
     Every row is in one chunk, and a chunk has at least one row.
 
-    >>> length_sorted_chunks(torch.tensor([5, 1, 2, 4]), tokens=8)
-    [tensor([1, 2]), tensor([3]), tensor([0])]
+    >>> length_sorted_chunks(np.array([5, 1, 2, 4]), tokens=8)
+    [array([1, 2]), array([3]), array([0])]
     """
-    order = lengths.argsort(stable=True)
+    order = np.argsort(lengths, kind="stable")
     longest = lengths[order].tolist()
     chunks, start = [], 0
     for end in range(1, len(order) + 1):

@@ -46,7 +46,7 @@ BACKWARDS: dict[str, tuple[Backward, ...]] = {
 
 
 def _default_width(known: dict[str, Any]) -> int:
-    return 64 * int(known.get("depth", 1))
+    return 64 * max(1, int(known.get("depth", 1)))
 
 
 def _default_head_dim(known: dict[str, Any]) -> int:
@@ -74,7 +74,7 @@ class TransformerConfig(RoomConfig):
 
     vocab_size: int = Field(256, ge=2, description="tokens that exist")
     context: int = Field(256, ge=1, description="positions a sequence may have")
-    depth: int = Field(4, ge=1, description="blocks")
+    depth: int = Field(4, ge=0, description="blocks; without any, a token is its vector")
     width: int = Field(
         default_factory=_default_width, ge=1, description="of the residual stream; 64 x depth unless given"
     )

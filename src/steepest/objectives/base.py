@@ -54,6 +54,10 @@ class Objective(nn.Module):
     def metrics(self, parts: Sequence[Any]) -> dict[str, float]:
         """Named metrics, from what ``measure`` gave for every held-out batch."""
 
+    def interval(self, parts: Sequence[Any]) -> dict[str, float]:
+        """The target metric's 95% bootstrap interval, as "..._low" and "..._high"; nothing where it has none."""
+        return {}
+
     @abstractmethod
     def roles(self) -> dict[str, str]:
         """Role of every parameter by name: "embedding", "head", "matrix" or "vector"."""
@@ -80,6 +84,10 @@ class Objective(nn.Module):
     def splits(self) -> dict[str, tuple[int, ...]]:
         """Matrices that hold several stacked ones, with their row counts (Muon treats each part by itself)."""
         return {f"trunk.{name}": rows for name, rows in self.trunk.splits().items()}
+
+    def warnings(self, metrics: dict[str, float]) -> list[str]:
+        """What an evaluation shows to be wrong, in words; each is said once."""
+        return []
 
     def better(self, new: float, old: float | None) -> bool:
         """Whether ``new`` beats ``old`` in the target metric (anything beats nothing, and nan never wins)."""

@@ -12,8 +12,7 @@ column is pulled towards the weights of all columns together: they count as ``SH
 Source: L. Breiman, "Stacked Regressions", 1996; P. Smyth and D. Wolpert, "Stacking Density Estimators", 1998.
 """
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,13 +96,3 @@ class Conditionals:
         answers = candidates(self.network(column, contexts), self.counts, column, contexts)
         blended: Floats = np.einsum("c,cmk->mk", self.weights[column], answers)
         return blended
-
-    def table(self, column: int, fixed: Mapping[int, int] | None = None) -> Floats:
-        """The column's table: an axis for each column of the context that is not ``fixed``, then its own."""
-        fixed = fixed or {}
-        context = self.contexts[column]
-        shape = [1 if j in fixed else self.cards[j] for j in context]
-        every = np.indices(shape).reshape(len(shape), math.prod(shape)).T.astype(np.int64)
-        every += np.array([fixed.get(j, 0) for j in context], dtype=np.int64)
-        free = [self.cards[j] for j in context if j not in fixed]
-        return self(column, every).reshape(*free, self.cards[column])

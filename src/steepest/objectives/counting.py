@@ -16,6 +16,7 @@ from steepest.data.questions import Floats, Questions, distinct
 from steepest.data.table import Codes
 
 EQUIVALENT_ROWS = 5.0  # e, as usual
+LEAST_STRENGTH = 1e-9  # of a prior, so that a context that never occurred still gets it
 
 
 class Counts:
@@ -68,7 +69,7 @@ class Counts:
         """Counts with a flat prior of ``rows`` over all contexts that are possible, (M, card)."""
         possible = n_contexts(self.cards, self.contexts[column])
         flat = np.full(self.cards[column], 1 / self.cards[column])
-        return towards(self.rows(column, contexts), flat, rows / possible)
+        return towards(self.rows(column, contexts), flat, max(rows / possible, LEAST_STRENGTH))
 
 
 def towards(counts: Floats, prior: Floats, strength: float) -> Floats:
@@ -83,7 +84,7 @@ def towards(counts: Floats, prior: Floats, strength: float) -> Floats:
 
 def n_contexts(cards: Sequence[int], context: Sequence[int]) -> float:
     """How many contexts a column can have."""
-    return float(math.prod(cards[j] for j in context))
+    return math.prod(float(cards[j]) for j in context)
 
 
 def n_cells(cards: Sequence[int], contexts: Sequence[Sequence[int]]) -> float:

@@ -26,7 +26,7 @@ from steepest.errors import QueryError
 from steepest.graph import Factor, Graph, Settled, cost_of, settle, sum_out
 
 EXACT_CELLS = 1e6  # of the largest table on the way, up to which answers are exact
-EXACT_QUESTIONS = 3e5  # conditionals asked for, up to which answers are exact
+EXACT_QUESTIONS = 5e4  # conditionals asked for, up to which answers are exact
 LEAST_DRAWS = 100  # effective, below which the evidence is too rare to be sampled
 IMPOSSIBLE = 1e-9  # probability of what is known
 
@@ -44,9 +44,6 @@ class Model(Protocol):
 
     def __call__(self, column: int, contexts: Codes) -> Floats:
         """Probabilities (M, card) for M contexts, (M, P)."""
-
-    def table(self, column: int, fixed: Mapping[int, int] | None = None) -> Floats:
-        """All of them, an axis for each context column that is not fixed, then its own."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +85,12 @@ def ask(
     """
     do, given = dict(do or {}), dict(given or {})
     plan = settle(graph, target, do, given)
-    fixed = {name: {graph.index[each]: do[each] for each in plan.fixed[name]} for name in plan.columns}
+    known = {graph.index[name]: code for name, code in given.items()}
+    held = {name: known | {graph.index[each]: do[each] for each in plan.fixed[name]} for name in plan.columns}
     if exact is None:
-        exact = _is_small(model, graph, plan, fixed, target, given)
+        exact = _is_small(model, graph, held, target, given)
     if exact:
-        return _sum(model, graph, plan, fixed, target, given)
+        return _sum(model, graph, held, target, given)
     return _sample(model, graph, plan, do, target, given, draws, seed)
 
 
@@ -111,40 +109,36 @@ def draw_rows(
     return rows
 
 
-def _is_small(
-    model: Model,
-    graph: Graph,
-    plan: Settled,
-    fixed: Mapping[str, Mapping[int, int]],
-    target: str,
-    given: Mapping[str, int],
-) -> bool:
+def table_of(model: Model, column: int, fixed: Mapping[int, int] | None = None) -> Floats:
+    """A column's whole table: an axis for each column of its context that is not ``fixed``, then its own."""
+    fixed, context = fixed or {}, model.contexts[column]
+    shape = [1 if j in fixed else model.cards[j] for j in context]
+    every = np.indices(shape).reshape(len(shape), math.prod(shape)).T.astype(np.int64)
+    every += np.array([fixed.get(j, 0) for j in context], dtype=np.int64)
+    free = [model.cards[j] for j in context if j not in fixed]
+    return model(column, every).reshape(*free, model.cards[column])
+
+
+Held = Mapping[str, Mapping[int, int]]  # what is known or set of each needed column's context
+
+
+def _is_small(model: Model, graph: Graph, held: Held, target: str, given: Mapping[str, int]) -> bool:
     sizes: dict[object, int] = {name: model.cards[graph.index[name]] for name in graph.order}
     scopes, questions = [], 0.0
-    for name in plan.columns:
-        known = {graph.index[each] for each in given} | set(fixed[name])
-        free = [j for j in model.contexts[graph.index[name]] if j not in known]
+    for name, at in held.items():
+        free = [j for j in model.contexts[graph.index[name]] if j not in at]
         questions += math.prod(model.cards[j] for j in free)
         scopes.append([graph.order[j] for j in free] + ([] if name in given else [name]))
     return questions <= EXACT_QUESTIONS and cost_of(scopes, [target], sizes) <= EXACT_CELLS
 
 
-def _sum(
-    model: Model,
-    graph: Graph,
-    plan: Settled,
-    fixed: Mapping[str, Mapping[int, int]],
-    target: str,
-    given: Mapping[str, int],
-) -> Answer:
+def _sum(model: Model, graph: Graph, held: Held, target: str, given: Mapping[str, int]) -> Answer:
     """Variable elimination over the needed conditionals."""
-    known = {graph.index[name]: code for name, code in given.items()}
     factors = []
-    for name in plan.columns:
+    for name, at in held.items():
         i = graph.index[name]
-        held = {**known, **fixed[name]}
-        names = (*(graph.order[j] for j in model.contexts[i] if j not in held), name)
-        factor = Factor(names, model.table(i, {j: held[j] for j in model.contexts[i] if j in held}))
+        names = (*(graph.order[j] for j in model.contexts[i] if j not in at), name)
+        factor = Factor(names, table_of(model, i, at))
         factors.append(factor.fix({name: given[name]} if name in given else {}))
     p = sum_out(factors, [target])
     evidence = float(p.sum())

@@ -53,3 +53,12 @@ def mean_pool(hidden_BTD: Tensor, lengths_B: Tensor, weights_BT: Tensor | None =
     # As a product of matrices: nothing of the size of the hidden states is made.
     pooled_BD: Tensor = torch.bmm(weights[:, None], hidden_BTD)[:, 0] / total_B[:, None]
     return pooled_BD
+
+
+def max_pool(hidden_BTD: Tensor, seen_BT: Tensor) -> Tensor:
+    """Largest value of each channel over the tokens that are seen (at least one a text), (B, D).
+
+    >>> max_pool(torch.tensor([[[1.0], [3.0], [100.0]]]), torch.tensor([[True, True, False]])).item()
+    3.0
+    """
+    return hidden_BTD.masked_fill(~seen_BT[..., None], -torch.inf).amax(1)

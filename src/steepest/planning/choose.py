@@ -10,6 +10,7 @@ With a budget in steps, tokens or epochs nothing is measured: the run is a pure 
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,14 @@ from steepest.data.examples import Examples
 from steepest.errors import ConfigError
 from steepest.model import TransformerConfig
 from steepest.model.size import flops_per_token, n_matrix_parameters, n_parameters
-from steepest.planning.measure import Pace, measure_pace, settle
+from steepest.planning.measure import (
+    PROBE_TOKENS,
+    Pace,
+    StepProbe,
+    matrix_product_flops,
+    measure_pace,
+    settle,
+)
 from steepest.planning.menu import Menu
 from steepest.planning.promise import LADDER_SHARE, LEAST_TIME, PLANNING_SHARE, Promise, promise
 from steepest.planning.rules import (
@@ -28,14 +36,19 @@ from steepest.planning.rules import (
     default_micro_batch,
     member,
     with_rate,
+    with_row_rates,
 )
 from steepest.train.footprint import subject_of
 from steepest.train.kinds import Kind
-from steepest.train.run import Listener, RunConfig, resolve_device, total_steps
-from steepest.train.speed import usable_cores
+from steepest.train.run import Listener, RunConfig, resolve_autocast, resolve_device, total_steps
+from steepest.train.speed import fastest_threads, thread_candidates, usable_cores
 from steepest.train.split import fit
 
 LEAST_SECONDS = 5.0
+SLACK, REST_SHARE = (
+    1.3,
+    0.15,
+)  # of steps that are enough, over what they took when timed; of the time, for the rest
 START_SECONDS = 5.0  # of a run that was planned ahead, before it trains
 COMPILE_SECONDS, COMPILE_GAIN = 40.0, 0.15  # torch.compile's warm-up, and the share of the time it saves
 MIDDLING = (2, 128)  # whose steps decide on threads and dtype
@@ -76,9 +89,13 @@ def choose(
     if device.type == "cpu":
         torch.set_num_threads(given.train.threads or usable_cores())
     fixed: dict[str, Any] = kind.shape(given) | given.model.model_dump(exclude_unset=True)
+    if given.objective.kind == "next-token":
+        given = given.replace(optim=with_row_rates(given.optim))
     if given.train.time is None:
         config, memory = _settled(given, TransformerConfig(**fixed), None, examples, kind)
         record: dict[str, Any] = {"memory": memory}
+    elif kind.own_probe:
+        config, record = _by_own_step(given, TransformerConfig(**fixed), examples, kind, where, listen)
     else:
         config, record = _by_time(given, fixed, examples, kind, where, listen)
     model, batch_tokens = config.model, config.batches.batch_tokens or config.model.context
@@ -98,6 +115,72 @@ def choose(
     return config, record
 
 
+def _by_own_step(
+    given: RunConfig,
+    model: TransformerConfig,
+    examples: Examples,
+    kind: Kind,
+    where: Circumstances,
+    listen: Listener,
+) -> tuple[RunConfig, dict[str, Any]]:
+    """A kind that knows its size: time its own step, on its own first batch, for threads and length."""
+    budget, device = given.train.time or 0.0, resolve_device(given.train.device)
+    rows = max(1, round((given.batches.batch_tokens or PROBE_TOKENS) / model.context))
+    _refuse_too_short(budget, where)
+    if given.train.dtype == "auto" and (model.depth == 0 or device.type == "cpu"):
+        given = given.replace(train=given.train.replace(dtype=_dtype(given, model, device)))
+    candidates = [given.train.threads] if given.train.threads else sorted(thread_candidates())
+    batches = examples.train_batches(given.batches, context=model.context, rows=rows)
+    probe = StepProbe(
+        model, given.optim, sequences=rows,
+        micro_batch=given.train.micro_batch or default_micro_batch(rows * model.context, model.context, device),
+        device=device, autocast=resolve_autocast(given, device), objective=partial(kind.objective, given.replace(model=model)),
+        batch=batches.at(0),
+    )  # fmt: skip
+    threads, seconds = fastest_threads(probe, candidates, repeats=2)
+    record: dict[str, Any] = {
+        "time": budget, "machine_factor": where.machine_factor, "step_seconds_by_threads": seconds,
+        "flops": matrix_product_flops(device=device),
+    }  # fmt: skip
+    given = given.replace(train=given.train.replace(threads=threads))
+    listen("machine", {"threads": threads, "flops": record["flops"], "device": device.type,
+                       "dtype": given.train.dtype})  # fmt: skip
+    left = where.machine_factor * max(
+        budget - (START_SECONDS if where.ahead else where.elapsed()), 0.05 * budget
+    )
+    steps = max(1, int(left / max(seconds[str(threads)], 1e-9)))
+    if kind.most_epochs is not None and steps > (
+        enough := max(1, kind.most_epochs * batches.n_sequences // rows)
+    ):
+        needed = where.elapsed() + SLACK * enough * seconds[str(threads)] + REST_SHARE * budget
+        if (
+            needed < budget and not where.ahead
+        ):  # more epochs would be learnt by heart: the rest of the time is not used
+            steps, given = enough, given.replace(train=given.train.replace(time=needed))
+            listen(
+                "event",
+                {"event": "less time is enough", "seconds": round(needed), "epochs": kind.most_epochs},
+            )
+    config, record["memory"] = _settled(given, model, steps * rows * model.context, examples, kind)
+    return config, record
+
+
+def _dtype(given: RunConfig, model: TransformerConfig, device: torch.device) -> str:
+    """Of the products: the faster one, where there are products; a bag of tokens has none."""
+    if model.depth == 0:
+        return "float32"
+    settled = settle(given, model.replace(depth=1), device, {})
+    return settled.train.dtype
+
+
+def _refuse_too_short(budget: float, where: Circumstances) -> None:
+    if budget - where.elapsed() < LEAST_SECONDS:
+        raise ConfigError(
+            f"--time {budget:g}s is too short: {budget - where.elapsed():.0f}s would be left for training after reading "
+            f"and tokenizing, and {LEAST_SECONDS:.0f}s is the least; give more time, or a budget in --steps"
+        )
+
+
 def _by_time(
     given: RunConfig,
     fixed: dict[str, Any],
@@ -108,11 +191,7 @@ def _by_time(
 ) -> tuple[RunConfig, dict[str, Any]]:
     """Measure, climb a ladder if there is time for one, and take the size with the least predicted loss."""
     budget, device = given.train.time or 0.0, resolve_device(given.train.device)
-    if budget - where.elapsed() < LEAST_SECONDS:
-        raise ConfigError(
-            f"--time {budget:g}s is too short: {budget - where.elapsed():.0f}s would be left for training after reading "
-            f"and tokenizing, and {LEAST_SECONDS:.0f}s is the least; give more time, or a budget in --steps"
-        )
+    _refuse_too_short(budget, where)
     began = time.monotonic()
     record: dict[str, Any] = {"time": budget, "machine_factor": where.machine_factor}
     given = settle(given, member(fixed, MIDDLING), device, record)
@@ -120,7 +199,7 @@ def _by_time(
                        "dtype": given.train.dtype})  # fmt: skip
     pace = measure_pace(given, fixed, device, where.started)
     record["seconds_per_token"] = pace.measured
-    climbing = where.cache is not None and budget >= LEAST_TIME
+    climbing = kind.ladder and where.cache is not None and budget >= LEAST_TIME
     allowed = (
         min(LADDER_SHARE * budget, PLANNING_SHARE * budget - (time.monotonic() - began)) if climbing else 0.0
     )
@@ -129,7 +208,7 @@ def _by_time(
         # Never less than a little: a budget that measuring has eaten still gets its smallest model.
         spent = START_SECONDS if where.ahead else where.elapsed() + still
         seconds = where.machine_factor * max(budget - spent, 0.05 * budget)
-        return Menu.of(given, fixed, pace, seconds, examples.train_tokens)
+        return Menu.of(given, fixed, pace, seconds, examples.train_tokens, kind.most_matrix_parameters)
 
     if where.cache is not None and climbing:
         found = promise(

@@ -10,7 +10,7 @@ because at small widths the cost is overhead (flat) and at large ones arithmetic
 import math
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,10 @@ import numpy as np
 import torch
 
 from steepest.data import Batch
+from steepest.data.examples import AnyBatch
 from steepest.model import Transformer, TransformerConfig
 from steepest.model.size import n_matrix_parameters
-from steepest.objectives import NextToken
+from steepest.objectives import NextToken, Objective
 from steepest.optim import OptimConfig, build_optimizer
 from steepest.optim.muon import product_dtype
 from steepest.planning.rules import default_micro_batch, member
@@ -142,7 +143,11 @@ def matrix_product_flops(
 
 
 class StepProbe:
-    """A real training step of a model that is thrown away, on random tokens; call it to do one."""
+    """A real training step of a model that is thrown away, on random tokens; call it to do one.
+
+    Args:
+        objective: puts an objective on the trunk, to be stepped on ``batch``; next-token prediction if ``None``.
+    """
 
     def __init__(
         self,
@@ -153,9 +158,12 @@ class StepProbe:
         micro_batch: int,
         device: torch.device,
         autocast: torch.dtype | None,
+        objective: Callable[[Transformer], Objective] | None = None,
+        batch: AnyBatch | None = None,
     ) -> None:
         trunk = Transformer(model, generator=torch.Generator().manual_seed(0))
-        self.objective = NextToken(trunk, np.ones(model.vocab_size, dtype=np.int64)).to(device)
+        made = objective(trunk) if objective else NextToken(trunk, np.ones(model.vocab_size, dtype=np.int64))
+        self.objective: Objective = made.to(device)
         self.optimizers = build_optimizer(self.objective.named_parameters(), optim, self.objective.roles(),
                                           lr=1e-3, splits=self.objective.splits())  # fmt: skip
         self.guard, self.micro_batch, self.autocast, self.clip = (
@@ -166,7 +174,8 @@ class StepProbe:
         )
         ids = torch.randint(0, model.vocab_size, (sequences, model.context + 1),
                             generator=torch.Generator().manual_seed(0)).to(device)  # fmt: skip
-        self.batch = Batch(ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), None, ids[:, 1:].numel())
+        text = Batch(ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), None, ids[:, 1:].numel())
+        self.batch: AnyBatch = text if batch is None else batch.to(device)
 
     def __call__(self) -> None:
         """Forward, backward, clip and update once."""

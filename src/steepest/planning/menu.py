@@ -36,11 +36,16 @@ class Menu:
     unique: int
 
     @classmethod
-    def of(cls, given: RunConfig, fixed: dict[str, Any], pace: Pace, seconds: float, unique: int) -> "Menu":
-        """What ``seconds`` buy, sizes from the family unless the user gave one."""
+    def of(
+        cls, given: RunConfig, fixed: dict[str, Any], pace: Pace, seconds: float, unique: int,
+        most: int | None = None,
+    ) -> "Menu":  # fmt: skip
+        """What ``seconds`` buy, sizes from the family (up to ``most`` parameters) unless the user gave one."""
         sized = bool({"depth", "width"} & given.model.model_fields_set)
         models = [TransformerConfig(**fixed)] if sized else [member(fixed, shape) for shape in FAMILY]
         models.sort(key=n_matrix_parameters)
+        if most is not None and not sized:
+            models = [model for model in models if n_matrix_parameters(model) <= most] or models[:1]
         bought = [
             TRAINING_SHARE * seconds / pace.seconds_per_token(n_matrix_parameters(model)) for model in models
         ]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from steepest.report.facts import Prediction, nats_to_target, prediction_of, spoken, target_metric
+from steepest.report.facts import Prediction, forecasts, nats_to_target, prediction_of, spoken, target_metric
 from steepest.report.plot import Axis, Plot, Points, thin
 from steepest.report.reading import RunRecord, curve, number, table
 from steepest.report.scale import plain, scale_over
@@ -54,6 +54,8 @@ def loss_figure(run: RunRecord) -> Figure | None:
         legend.append(("c3", "predicted before training"))
     smooth, held_out = _losses(run, "seconds")[1:]
     words = _loss_words(run, smooth, held_out, name)
+    if forecasts(run):
+        legend.append(("c4", "forecast of the end, while under way"))
     return Figure(f"Loss, in {spoken(name)}", words, views, wide=True, legend=tuple(legend))
 
 
@@ -77,6 +79,8 @@ def _loss_view(run: RunRecord, horizon: str) -> str:
         return ""
     end = max(x for x, _ in (*trained[-1:], *held_out[-1:]))
     prediction = _prediction_of_loss(run)
+    foretold = [(x, told) for step, told in forecasts(run) if told.metric == nats_to_target(run)[0]
+                and (x := _at(run, step, horizon)) is not None]  # fmt: skip
     # The first moments would press everything else flat: the limits are those of the rest.
     shown = [y for x, y in (*smooth, *held_out) if x >= 0.04 * end]
     shown += [prediction.low, prediction.high] if prediction else []
@@ -90,6 +94,9 @@ def _loss_view(run: RunRecord, horizon: str) -> str:
             plot.horizontal(prediction.value, "c3", f"predicted {plain(prediction.value)}")
         for x in _skipped(run, horizon):
             plot.vertical(x, "bad", "step skipped")
+        for x, told in foretold:
+            plot.line([(x, told.low), (x, told.high)], "c4 strong")
+            plot.dots([(x, told.value)], "c4", radius=3.5, names=[f"forecast {plain(told.value)}"])
         plot.line(trained, "raw")
         plot.line(smooth, "c0", "training, smoothed")
         plot.line(held_out, "c1 strong", "held out")
@@ -288,6 +295,13 @@ def smoothed(points: Points, share: float = 0.02) -> list[tuple[float, float]]:
             total, weight = keep * total + (1 - keep) * y, keep * weight + (1 - keep)
         found.append((x, total / weight if weight else y))
     return list(thin(found, 1600))
+
+
+def _at(run: RunRecord, step: float, horizon: str) -> float | None:
+    """Where a step lies on a horizon."""
+    points = curve(run.steps, "step", horizon)
+    place = bisect_right([x for x, _ in points], step)
+    return points[place - 1][1] if place else None
 
 
 def _skipped(run: RunRecord, horizon: str) -> list[float]:

@@ -30,7 +30,7 @@ def comparison_page(runs: Sequence[RunRecord]) -> str:
     metric = facts.target_metric(best) if best else "loss"
     found = facts.reached(best) if best else None
     title = (
-        f"{best.name} reached {plain(found[1])} {facts.spoken(metric)}"
+        f"{best.name} reached {facts.figure(found[1])} {facts.spoken(metric)}"
         if best and found
         else "Nothing measured yet"
     )
@@ -130,8 +130,8 @@ def reached_table(runs: Sequence[RunRecord], best: RunRecord | None, metric: str
         prediction = facts.prediction_of(run)
         memory = number(table(run.result.get("memory")).get("measured"))
         cells = [
-            plain(found[1]) if found and found[0] == metric else "",
-            f"{plain(prediction.low)} to {plain(prediction.high)}" if prediction else "",
+            facts.figure(found[1]) if found and found[0] == metric else "",
+            f"{facts.figure(prediction.low)} to {facts.figure(prediction.high)}" if prediction else "",
             duration(number(last.get("seconds")) or 0),
             in_count(number(last.get("tokens")) or 0),
             in_count(parameters) if (parameters := number(run.plan.get("parameters"))) else "",

@@ -9,7 +9,7 @@ from steepest.report.reading import RunRecord, Table, number, numbers, rows, tab
 from steepest.report.scale import plain
 from steepest.units import duration, in_bytes, in_count
 
-SPOKEN = {"loss": "nats per token", "bits_per_byte": "bits per byte"}
+SPOKEN = {"loss": "nats", "bits_per_byte": "bits per byte"}
 LOWER_IS_BETTER = ("loss", "bits_per_byte", "perplexity", "log_loss", "calibration", "error", "distance")
 
 
@@ -35,6 +35,15 @@ def spoken(metric: str) -> str:
     ('bits per byte', 'balanced accuracy')
     """
     return SPOKEN.get(metric, metric.replace("_", " "))
+
+
+def figure(value: float) -> str:
+    """A loss or metric with three decimals, where that is its size.
+
+    >>> figure(1.5), figure(17.471), figure(0.00012)
+    ('1.500', '17.471', '1.2e-4')
+    """
+    return f"{value:.3f}" if 0.1 <= abs(value) < 100 else plain(value)
 
 
 def lower_is_better(metric: str) -> bool:
@@ -76,23 +85,32 @@ def reached(run: RunRecord) -> tuple[str, float] | None:
 
 
 def prediction_of(run: RunRecord) -> Prediction | None:
-    """The prediction a plan made, in whichever of its forms it is found."""
-    told = table(run.plan.get("prediction")) or table(run.score.get("prediction"))
-    metric = text(told.get("metric")) or ("bits_per_byte" if "bits_per_byte" in told else target_metric(run))
-    inner = table(told.get(metric)) or told
-    value = _first(inner, "value", "predicted", "point", "median", metric)
-    low, high = _first(inner, "low", "lower"), _first(inner, "high", "upper")
-    for key in ("interval", "interval_80"):
-        ends = [number(end) for end in rows(inner.get(key))]
-        if len(ends) == 2 and low is None:
-            low, high = ends
-    if low is None or high is None:
+    """The prediction a plan made."""
+    return _prediction(table(run.plan.get("prediction")))
+
+
+def forecasts(run: RunRecord) -> list[tuple[float, Prediction]]:
+    """What was foretold while the run was under way, with the step at which."""
+    told = [
+        (number(event.get("step")), _prediction(event))
+        for event in run.events
+        if event.get("event") == "forecast"
+    ]
+    return [(step, found) for step, found in told if step is not None and found is not None]
+
+
+def other_budgets(run: RunRecord) -> list[tuple[str, Prediction]]:
+    """What the plan says other budgets would reach, by their names."""
+    told = [(str(name), _prediction(table(one))) for name, one in table(run.plan.get("with")).items()]
+    return [(name, found) for name, found in told if found is not None]
+
+
+def _prediction(told: Table) -> Prediction | None:
+    value, low, high = (number(told.get(key)) for key in ("value", "low", "high"))
+    if value is None or low is None or high is None:
         return None
-    if value is None:
-        value = (low + high) / 2
-    return Prediction(
-        metric, value, min(low, high), max(low, high), _first(inner, "level", "coverage") or 0.8
-    )
+    metric, level = text(told.get("metric")) or "bits_per_byte", number(told.get("level")) or 0.8
+    return Prediction(metric, value, min(low, high), max(low, high), level)
 
 
 def state_of(run: RunRecord) -> tuple[str, str]:
@@ -139,9 +157,9 @@ def outcome(run: RunRecord) -> tuple[str, str] | None:
     prediction, found = prediction_of(run), reached(run)
     if prediction is None or found is None or prediction.metric != found[0]:
         return None
-    interval = f"{plain(prediction.low)} to {plain(prediction.high)}"
+    interval = f"{figure(prediction.low)} to {figure(prediction.high)}"
     if not run.finished:
-        return f"predicted {plain(prediction.value)} ({prediction.level:.0%} interval {interval})", "plain"
+        return f"predicted {figure(prediction.value)} ({prediction.level:.0%} interval {interval})", "plain"
     if prediction.holds(found[1]):
         return f"inside the predicted interval ({interval})", "good"
     better = (found[1] < prediction.low) == lower_is_better(found[0])
@@ -160,8 +178,8 @@ def key_figures(run: RunRecord) -> list[tuple[str, str, str]]:
         found.append(
             (
                 "predicted",
-                plain(prediction.value),
-                f"{prediction.level:.0%}: {plain(prediction.low)} to {plain(prediction.high)}",
+                figure(prediction.value),
+                f"{prediction.level:.0%}: {figure(prediction.low)} to {figure(prediction.high)}",
             )
         )
     seconds, budget = number(last.get("seconds")), number(table(run.config.get("train")).get("time"))
@@ -193,7 +211,8 @@ def other_metrics(run: RunRecord) -> list[tuple[str, str]]:
         numbers(run.evaluations[-1].get("evaluation")) if run.evaluations else {}
     )
     return [
-        ("loss, nats" if name == "loss" else spoken(name), f"{value:.4g}") for name, value in held_out.items()
+        ("loss, in nats" if name == "loss" else spoken(name), f"{value:.4g}")
+        for name, value in held_out.items()
     ]
 
 
@@ -208,10 +227,6 @@ def baselines(run: RunRecord) -> list[tuple[str, Table]]:
         else ((text(table(one).get("name")), one) for one in rows(told))
     )
     return [(str(name), dict(numbers(one))) for name, one in named if numbers(one)]
-
-
-def _first(values: Table, *names: str) -> float | None:
-    return next((found for name in names if (found := number(values.get(name))) is not None), None)
 
 
 def _is_share(metric: str, value: float) -> bool:

@@ -1,38 +1,42 @@
 """The ladder of small runs and the law fitted to them, on logarithmic axes, with the run that was predicted."""
 
 from collections import defaultdict
+from dataclasses import dataclass
 
 from steepest.report.charts import COLUMN, Figure
-from steepest.report.facts import prediction_of, reached, spoken, target_metric
+from steepest.report.facts import prediction_of, reached, spoken
 from steepest.report.plot import Axis, Plot
 from steepest.report.reading import RunRecord, Table, number, numbers, rows, table
 from steepest.report.scale import plain, scale_over
 from steepest.units import in_count
 
-Point = tuple[float, float, float]  # parameters, tokens, loss
+
+@dataclass(frozen=True)
+class Rung:
+    """A small run: matrix parameters, tokens, loss, and whether it counted in the fit."""
+
+    size: float
+    tokens: float
+    loss: float
+    passed: bool
 
 
-def ladder_points(run: RunRecord) -> list[Point]:
-    """Parameters, tokens and loss of the small runs in a plan."""
-    ladder = run.plan.get("ladder")
+def ladder_points(run: RunRecord) -> list[Rung]:
+    """The small runs in a plan."""
     found = []
-    for point in map(table, rows(ladder) or rows(table(ladder).get("points"))):
-        size = _first(point, "parameters", "n", "N", "params")
-        tokens = _first(point, "tokens", "d", "D")
-        loss = _first(point, target_metric(run), "bits_per_byte", "value", "loss")
-        if size and tokens and loss:
-            found.append((size, tokens, loss))
+    for point in map(table, rows(table(run.plan.get("ladder")).get("points"))):
+        size, tokens, loss = (number(point.get(key)) for key in ("n", "tokens", "bits_per_byte"))
+        if size and tokens and loss and min(size, tokens, loss) > 0:
+            found.append(Rung(size, tokens, loss, point.get("passed") is not False))
     return found
 
 
 def law_at(law: Table, size: float, tokens: float) -> float | None:
     """The value of a law ``E + A / N^alpha + B / D^beta`` whose constants a plan holds."""
-    constants = numbers(law.get("constants")) or numbers(law)
-    names = {name.lower(): value for name, value in constants.items()}
-    needed = [names.get(name) for name in ("e", "a", "alpha", "b", "beta")]
-    if any(value is None for value in needed):
+    constants = numbers(law)
+    if not {"E", "A", "alpha", "B", "beta"} <= constants.keys():
         return None
-    floor, a, alpha, b, beta = (value or 0.0 for value in needed)
+    floor, a, alpha, b, beta = (constants[name] for name in ("E", "A", "alpha", "B", "beta"))
     try:
         return float(floor + a / size**alpha + b / tokens**beta)
     except (OverflowError, ZeroDivisionError):
@@ -44,49 +48,51 @@ def ladder_figure(run: RunRecord) -> Figure | None:
     points = ladder_points(run)
     if len(points) < 2:
         return None
-    law = table(run.plan.get("law"))
-    by_size: dict[float, list[Point]] = defaultdict(list)
+    law, told = table(run.plan.get("law")), table(run.plan.get("prediction"))
+    by_size: dict[float, list[Rung]] = defaultdict(list)
     for point in points:
-        by_size[point[0]].append(point)
+        by_size[point.size].append(point)
     prediction, found = prediction_of(run), reached(run)
-    tokens, size = (
-        number(run.last.get("tokens")) or number(run.plan.get("tokens")),
-        number(run.plan.get("parameters")),
+    tokens = number(run.last.get("tokens")) or number(told.get("tokens"))
+    size = number(told.get("matrix_parameters"))
+    values = [point.loss for point in points] + ([prediction.low, prediction.high] if prediction else [])
+    x_low, x_high = scale_over(
+        [point.tokens for point in points] + ([tokens] if tokens else []), log=True, margin=0.08
     )
-    all_tokens = [point[1] for point in points] + ([tokens] if tokens else [])
-    values = [point[2] for point in points] + ([prediction.low, prediction.high] if prediction else [])
-    x_low, x_high = scale_over(all_tokens, log=True, margin=0.08)
-    y_low, y_high = scale_over(values, log=True, margin=0.1)
-    plot = Plot(*COLUMN, Axis(x_low, x_high, "tokens", "count", log=True), Axis(y_low, y_high, log=True))
+    plot = Plot(*COLUMN, Axis(x_low, x_high, "tokens", "count", log=True),
+                Axis(*scale_over(values + ([found[1]] if found else []), log=True, margin=0.1), log=True))  # fmt: skip
     legend = []
-    for i, (count, at) in enumerate(sorted(by_size.items())):
+    for i, (count, rungs) in enumerate(sorted(by_size.items())):
         style = f"c{i % 6}"
-        drawn = [(x, y) for x in _between(x_low, x_high) if (y := law_at(law, count, x)) is not None]
-        plot.line(drawn, f"{style} thin")
-        plot.dots([(point[1], point[2]) for point in at], style, radius=4,
-                  names=[f"{in_count(p[0])} parameters, {in_count(p[1])} tokens: {plain(p[2])}" for p in at])  # fmt: skip
+        plot.line(_drawn(law, count, x_low, x_high), f"{style} thin")
+        for passed in (True, False):
+            some = [rung for rung in rungs if rung.passed is passed]
+            names = [f"{in_count(rung.size)} parameters, {in_count(rung.tokens)} tokens: {plain(rung.loss)}"
+                     f"{'' if passed else ', not counted'}" for rung in some]  # fmt: skip
+            at = [(rung.tokens, rung.loss) for rung in some]
+            plot.dots(at, style if passed else f"{style} hollow", radius=4, names=names)
         legend.append((style, f"{in_count(count)} parameters"))
-    if tokens and size:
-        drawn = [(x, y) for x in _between(x_low, x_high) if (y := law_at(law, size, x)) is not None]
-        plot.line(drawn, "c0 dashed")
+    if size:
+        plot.line(_drawn(law, size, x_low, x_high), "c0 dashed")
     if prediction and tokens:
-        plot.band([(tokens / 1.02, prediction.low), (tokens * 1.02, prediction.low)],
-                  [(tokens / 1.02, prediction.high), (tokens * 1.02, prediction.high)], "c3 full")  # fmt: skip
-    if found and tokens and run.finished:
+        plot.band([(tokens / 1.03, prediction.low), (tokens * 1.03, prediction.low)],
+                  [(tokens / 1.03, prediction.high), (tokens * 1.03, prediction.high)], "c3 full")  # fmt: skip
+        legend.append(("c3", "predicted interval"))
+    if found and tokens and run.finished and found[0] == "bits_per_byte":
         plot.dots([(tokens, found[1])], "star", radius=6, names=[f"reached {plain(found[1])}"])
         legend.append(("star", "this run"))
     words = f"{len(points)} points of {len(by_size)} sizes were measured before this run"
-    exponents = numbers(law.get("constants")) or numbers(law)
+    exponents = numbers(law)
     if "alpha" in exponents and "beta" in exponents:
-        words += f"; the law's exponents are {exponents['alpha']:.3f} in parameters and {exponents['beta']:.3f} in tokens"
+        words += f"; the law's exponents are {exponents['alpha']:.2f} in parameters and {exponents['beta']:.2f} in tokens"
     if prediction:
         words += f"; it foretold {plain(prediction.value)} {spoken(prediction.metric)}"
     return Figure("Ladder and law", f"{words}.", {"": plot.svg(words)}, legend=tuple(legend))
 
 
+def _drawn(law: Table, size: float, low: float, high: float) -> list[tuple[float, float]]:
+    return [(x, y) for x in _between(low, high) if (y := law_at(law, size, x)) is not None]
+
+
 def _between(low: float, high: float, count: int = 40) -> list[float]:
     return [low * (high / low) ** (i / (count - 1)) for i in range(count)]
-
-
-def _first(point: Table, *names: str) -> float | None:
-    return next((value for name in names if (value := number(point.get(name)))), None)

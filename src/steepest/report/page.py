@@ -8,9 +8,17 @@ from pathlib import Path
 
 from steepest.report import charts, facts
 from steepest.report.heat_map import gradient_flow_figure, update_figure
+from steepest.report.judged import judged_table
 from steepest.report.ladder_chart import ladder_figure
-from steepest.report.reading import RunRecord, read_run
-from steepest.report.sections import baseline_table, command_lines, event_table, sample_blocks, verdict_list
+from steepest.report.reading import RunRecord, read_run, text
+from steepest.report.sections import (
+    baseline_table,
+    budget_table,
+    command_lines,
+    event_table,
+    sample_blocks,
+    verdict_list,
+)
 from steepest.runs import RunFolder, write_atomically
 
 HERE = Path(__file__).parent
@@ -43,7 +51,9 @@ def run_page(run: RunRecord) -> str:
     """The page of a run."""
     state, colour = facts.state_of(run)
     outcome = facts.outcome(run)
+    reason = text(run.plan.get("unpredictable"))
     lead = [facts.asked(run), f"{outcome[0][0].upper()}{outcome[0][1:]}." if outcome else ""]
+    lead.append(f"No loss was predicted: {reason}." if reason and not outcome else "")
     drawn = [figure for draw in FIGURES if (figure := _safely(draw, run)) is not None]
     body = [
         f'<div class="eyebrow">{MARK}<span>steepest</span><span>{escape(run.name)}</span>{badge(state, colour)}'
@@ -53,7 +63,9 @@ def run_page(run: RunRecord) -> str:
         key_figures(facts.key_figures(run)),
         _section("Health", verdict_list(run)),
         _section("Training", figure_grid(drawn)),
+        _section("Beside simpler methods", judged_table(run)),
         _section("Figures on held-out data", baseline_table(run)),
+        _section("What other budgets would reach", budget_table(run)),
         _section("Written by the model", sample_blocks(run)),
         _section("Events", event_table(run)),
         _section("Repeat it", command_lines(run)),

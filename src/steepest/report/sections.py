@@ -1,6 +1,7 @@
 """The parts of a page that are words and tables: verdicts, held-out figures, samples, events, commands."""
 
 import base64
+import math
 import shlex
 from html import escape
 from itertools import groupby
@@ -11,7 +12,7 @@ from steepest.report.reading import RunRecord, Table, number, rows, table, text
 from steepest.report.scale import plain
 from steepest.units import duration, in_bytes
 
-EVENTS = 200  # shown at most
+EVENTS, SAMPLES = 200, 6  # shown at most
 QUIET = ("event", "at", "step", "decision")
 
 
@@ -31,6 +32,8 @@ def verdict_list(run: RunRecord) -> str:
             (kind, layer),
             f'<li class="warn"><div class="do">{escape(place)}</div><div>{escape(sentence)}</div></li>',
         )
+    for warning in filter(None, map(text, rows(run.result.get("warnings")))):
+        shown.setdefault((warning, ""), f'<li class="warn"><div>{escape(warning)}</div></li>')
     if shown:
         return f'<ul class="verdicts">{"".join(shown.values())}</ul>'
     probes = sum("gradient_flow" in record for record in run.others + run.steps)
@@ -45,7 +48,7 @@ def baseline_table(run: RunRecord) -> str:
     own, beside = facts.other_metrics(run), facts.baselines(run)
     if not own:
         return ""
-    intervals = table(run.result.get("intervals"))
+    intervals = table(run.result.get("intervals")) or {facts.target_metric(run): run.result.get("interval")}
     names = "".join(f'<th class="right">{escape(name)}</th>' for name, _ in beside)
     lines = []
     for name, value in own:
@@ -60,21 +63,36 @@ def baseline_table(run: RunRecord) -> str:
     return f'<div class="scroll"><table><tr><th>metric</th><th class="right">this run</th>{names}</tr>{"".join(lines)}</table></div>'
 
 
+def budget_table(run: RunRecord) -> str:
+    """What other budgets would reach, as the plan foretold."""
+    own, others = facts.prediction_of(run), facts.other_budgets(run)
+    if own is None or not others:
+        return ""
+    lines = [
+        f'<tr><td>{escape(name)}</td><td class="right">{facts.figure(one.value)}</td>'
+        f'<td class="right">{facts.figure(one.low)} to {facts.figure(one.high)}</td></tr>'
+        for name, one in [("as asked", own), *others]
+    ]
+    head = (
+        f'<tr><th>budget</th><th class="right">{escape(facts.spoken(own.metric))}</th>'
+        f'<th class="right">{own.level:.0%} interval</th></tr>'
+    )
+    return f'<div class="scroll"><table>{head}{"".join(lines)}</table></div>'
+
+
 def sample_blocks(run: RunRecord) -> str:
-    """Texts the model wrote, the last one open, earlier ones folded away."""
-    earlier = [record for record in run.others + run.evaluations + run.events if text(record.get("sample"))]
-    earlier.sort(key=lambda record: number(record.get("step")) or 0)
-    final = text(run.result.get("sample"))
-    if not final and earlier:
-        final = text(earlier.pop()["sample"])
-    parts = [f'<pre class="text">{escape(final.strip())}</pre>'] if final.strip() else []
-    for record in earlier[-12:]:
-        step = number(record.get("step"))
-        title = "earlier" if step is None else f"at step {step:,.0f}"
-        parts.append(
-            f'<details><summary>{title}</summary><pre class="text">{escape(text(record["sample"]).strip())}</pre></details>'
-        )
-    return "".join(parts)
+    """Texts the model wrote, in their order, the last one at the end of the run."""
+    told = [
+        (number(record.get("step")), text(record.get("sample"))) for record in run.others + run.evaluations
+    ]
+    told = sorted((step or 0.0, words) for step, words in told if words.strip())
+    shown = [(f"at step {step:,.0f}", words) for step, words in told[:: math.ceil(len(told) / SAMPLES) or 1]]
+    if final := text(run.result.get("sample")).strip():
+        shown.append(("at the end", final))
+    parts = [
+        f"<div><h4>{name}</h4><pre class='text'>{escape(words.strip())}</pre></div>" for name, words in shown
+    ]
+    return f'<div class="samples">{"".join(parts)}</div>' if parts else ""
 
 
 def event_table(run: RunRecord) -> str:

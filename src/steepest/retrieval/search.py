@@ -1,47 +1,63 @@
-"""Exact search: all cosines, the k best; and the fusion of two kinds of scores.
+"""Exact search: all scores of a query, the best k; the same fused score that a run was judged by.
 
-    fused = (1 - w) standard(cosine) + w standard(lexical),     standard(s) = (s - mean) / deviation, per query
-
-Standardising puts both kinds on one scale, whatever theirs are. One weight w is chosen on development queries:
-meaning and spelling err on different texts, so that some of both often finds more than either.
-
-Shapes: N queries, M documents.
+Nothing approximate and no index on disk: a product of matrices over some hundred thousand texts takes milliseconds.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from steepest.retrieval.ranks import rank_values, ranks_in
+from steepest.retrieval.bm25 import BM25
+from steepest.retrieval.fusion import fuse
+from steepest.retrieval.ranks import top_k
+from steepest.retrieval.terms import CUTS
+from steepest.retrieval.truth import K1, VIEWS, B
 
-WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
+@dataclass(frozen=True)
+class Hit:
+    """One text found.
 
-def fuse(cosines_NM: Tensor, lexical_NM: Tensor, weight: float) -> Tensor:
-    """Scores of both kinds as one; weight 0 gives the cosines, 1 the lexical scores, as they are.
-
-    >>> fuse(torch.tensor([[0.0, 1.0]]), torch.tensor([[9.0, 3.0]]), 0.5).tolist()
-    [[0.0, 0.0]]
+    Attributes:
+        place: its number in the corpus.
+        score: what it was sorted by.
+        cosine: of the embeddings alone.
     """
-    if weight == 0:
-        return cosines_NM
-    if weight == 1:
-        return lexical_NM
-    return (1 - weight) * _standard(cosines_NM) + weight * _standard(lexical_NM)
+
+    place: int
+    score: float
+    cosine: float
+    text: str
 
 
-def choose_weight(
-    cosines_NM: Tensor, lexical_NM: Tensor, right_NM: Tensor, metric: str, weights: Sequence[float] = WEIGHTS
-) -> tuple[float, float]:
-    """The weight with the best metric on these queries, and that metric; the smallest of equals."""
-    found = [
-        (float(rank_values(ranks_in(fuse(cosines_NM, lexical_NM, weight), right_NM), metric).mean()), -weight)
-        for weight in weights
-    ]
-    best, weight = max(found)
-    return -weight, best
+class Corpus:
+    """Texts to search in.
 
+    Args:
+        texts: the candidates.
+        z_MD: their embeddings, of length one.
+        weights_V: of the cosine and the lexical scores.
 
-def _standard(scores_NM: Tensor) -> Tensor:
-    deviation_N1 = scores_NM.std(1, keepdim=True, correction=0)
-    return (scores_NM - scores_NM.mean(1, keepdim=True)) / deviation_N1.clamp(min=1e-9)
+    >>> corpus = Corpus(["a cat", "a dog"], torch.eye(2), torch.tensor([1.0] + [0.0] * len(VIEWS)))
+    >>> [hit.text for hit in corpus.search("dog", torch.tensor([0.0, 1.0]), 1)]
+    ['a dog']
+    """
+
+    def __init__(self, texts: Sequence[str], z_MD: Tensor, weights_V: Tensor) -> None:
+        self.texts, self.z_MD, self.weights_V = list(texts), z_MD, weights_V
+        self.indexes = [
+            BM25(self.texts, cut=CUTS[name], k=K1, b=B) if float(weight) > 0 else None
+            for name, weight in zip(VIEWS, weights_V[1:], strict=True)
+        ]
+
+    def search(self, query: str, z_D: Tensor, k: int = 10) -> list[Hit]:
+        """The ``k`` best texts for a query and its embedding, best first."""
+        cosine_M = self.z_MD @ z_D
+        scores = [cosine_M] + [
+            torch.zeros_like(cosine_M) if index is None else torch.from_numpy(index.scores([query])[0])
+            for index in self.indexes
+        ]
+        found = top_k(fuse(scores, self.weights_V), k)
+        return [Hit(place, score, float(cosine_M[place]), self.texts[place]) for place, score in found]

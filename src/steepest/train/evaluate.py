@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 
@@ -17,7 +18,18 @@ def evaluate(
     autocast: torch.dtype | None = None,
     rows: int | None = None,
 ) -> dict[str, float]:
-    """Metrics of an objective over batches; the mode (train or eval) of the modules is put back.
+    """Metrics of an objective over batches, see ``measure_all``."""
+    return objective.metrics(measure_all(objective, batches, autocast=autocast, rows=rows))
+
+
+def measure_all(
+    objective: Objective,
+    batches: Iterable[AnyBatch],
+    *,
+    autocast: torch.dtype | None = None,
+    rows: int | None = None,
+) -> list[Any]:
+    """What the objective measures of every batch; the mode (train or eval) of the modules is put back.
 
     Args:
         rows: of a batch, measured at once; all of them if ``None``.
@@ -34,7 +46,7 @@ def evaluate(
                         parts.append(objective.measure(part.to(device)))
     finally:
         objective.train(was_training)
-    return objective.metrics(parts)
+    return parts
 
 
 def eagerly() -> AbstractContextManager[object]:

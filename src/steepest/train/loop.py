@@ -26,15 +26,16 @@ def run_loop(
     autocast: torch.dtype | None = None,
     hooks: Sequence[Hook] = (),
     interrupted: Callable[[], bool] = lambda: False,
+    enough: Callable[[], bool] = lambda: False,
     device: torch.device | str = "cpu",
 ) -> bool:
-    """Train until the schedule is done; returns ``False`` when interrupted before that.
+    """Train until the schedule is done or it is ``enough``; returns ``False`` when interrupted before that.
 
     Each record holds step, tokens, loss (nats per target), grad_norm before clipping, the verdict, and the
     rate: ``lr``, the peak, times the schedule's factor. A ``micro_batch`` that is a function is asked every step.
     """
     state.objective.train()
-    while not state.schedule.done(state.step):
+    while not (state.schedule.done(state.step) or enough()):
         if interrupted():
             return False
         began = time.perf_counter()

@@ -25,6 +25,7 @@ from steepest.tokenizer import TokenizerConfig
 from steepest.train.deadline import DeadlineController, StepSchedule
 from steepest.train.spikes import SpikeGuard
 from steepest.train.state import TrainState
+from steepest.train.trackers import TrackerName, check_trackers
 
 Listener = Callable[[str, dict[str, Any]], None]
 
@@ -66,11 +67,18 @@ class TrainConfig(RoomConfig):
     memory: int | None = Field(
         None, description='bytes the process may take ("2GB"); none: what is free, less a margin'
     )
+    trackers: list[TrackerName] = Field(
+        [], description='where the figures go besides metrics.jsonl: "tensorboard", "wandb", "trackio"'
+    )
     log_every: int = Field(1, ge=1, description="steps between metric lines")
     evaluations: int = Field(10, ge=0, description="evaluations during the run, evenly spaced")
     evaluate_tokens: int | None = Field(
         None, ge=1, description="held-out tokens for those; none: 1% of training"
     )
+    patience: int | None = Field(
+        None, ge=1, description="stop after so many evaluations without a new best; none: never"
+    )
+    start: str | None = Field(None, description="folder of the run whose weights this one went on from")
     checkpoint_every: int | None = Field(
         None, ge=1, description="steps between checkpoints; none: by the clock"
     )
@@ -78,6 +86,9 @@ class TrainConfig(RoomConfig):
     keep: int = Field(3, ge=1, description="newest checkpoints kept; the best one is kept besides")
     expected_tokens: int | None = Field(
         None, ge=1, description="tokens the time is expected to buy; measured"
+    )
+    samples: int | None = Field(
+        None, ge=0, description="short samples during the run; none: 3 in runs of two minutes or more"
     )
     sample_tokens: int = Field(200, ge=0, description="length of the sample written at the end")
 
@@ -128,6 +139,8 @@ def compose(
         build_objective: puts the objective on a trunk (a kind of run knows how, see ``train/kinds/``).
     """
     device = resolve_device(config.train.device)
+    check_trackers(config.train.trackers)
+    torch.manual_seed(config.train.seed)  # dropout draws from torch's own generators; a checkpoint holds them
     trunk = Transformer(
         config.model,
         generator=torch.Generator().manual_seed(config.train.seed),

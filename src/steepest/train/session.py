@@ -1,14 +1,10 @@
 """One command's work on a run: clock, signals, evaluations, checkpoints, and the result at the end."""
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -21,14 +17,18 @@ from steepest.runs import RunFolder
 from steepest.train.deadline import DeadlineController
 from steepest.train.evaluate import evaluate
 from steepest.train.footprint import subject_of
+from steepest.train.glimpses import Glimpses
 from steepest.train.health_watch import HealthWatch
 from steepest.train.kinds import Kind
 from steepest.train.loop import Hook, Record, run_loop
 from steepest.train.memory_watch import MemoryWatch
 from steepest.train.metrics import MetricsLog
+from steepest.train.proxy import proxy
 from steepest.train.run import Listener, RunConfig, resolve_autocast, sequences_per_step
+from steepest.train.signals import asked_to_stop
 from steepest.train.speed import fastest_threads
 from steepest.train.state import TrainState
+from steepest.train.trackers import Trackers
 
 EXIT_SECONDS = 0.5  # from the last line printed to the end of the process
 EVALUATION_SHARE = 0.003  # of the time budget, for each evaluation during the run
@@ -78,7 +78,10 @@ class Session:
         self.device = next(self.objective.parameters()).device
         self.autocast = resolve_autocast(config, self.device)
         self.started, self.before = started, state.seconds  # ``before``: wall clock of earlier sessions
-        self.log = MetricsLog(folder)
+        self.trackers = Trackers(
+            config.train.trackers, folder, config.model_dump(mode="json"), state.step, self._event
+        )
+        self.log = MetricsLog(folder, also=self.trackers.log)
         self.writer = CheckpointWriter(folder.checkpoints, after=self._prune)
         self.memory = MemoryWatch(
             config, folder, state.objective, subject_of(config, examples, kind.objective), self._event
@@ -86,8 +89,14 @@ class Session:
         self.health = HealthWatch(
             config, log=self.log.append, event=self._event, micro_batch=lambda: self.memory.micro_batch
         )
+        self.glimpses = Glimpses(
+            config,
+            write=lambda tokens: kind.write(self.objective, config, tokens),
+            progress=lambda state: self._progress(state)[0],
+            log=self.log.append,
+        )
         self.signal: int | None = None
-        self._fresh = True
+        self._fresh, self._warned = True, set[str]()
         self._saved_at = time.monotonic()
         self._weighed_at = -math.inf
         self._saved_step = self._evaluated_step = -1
@@ -99,7 +108,7 @@ class Session:
 
     def run(self) -> Result:
         """Train to the end of the budget, or until a signal; what was reached is returned and written."""
-        with self._signals():
+        with asked_to_stop(self._ask):
             try:
                 self._begin()
                 finished = run_loop(
@@ -114,17 +123,22 @@ class Session:
                         (1, self.health),
                         (1, self._evaluate_when_due),
                         (1, self._save_when_due),
+                        (1, self.glimpses),
                         *self.hooks,
                     ],
                     interrupted=lambda: self.signal is not None,
+                    enough=self._enough,
                     device=self.device,
                 )
+                if self._enough():
+                    self._event("stopped early", step=self.state.step, evaluations=self.state.stale)
                 if finished and self._evaluated_step != self.state.step:
                     self._evaluate()
                 self.save()
                 return self._finish() if finished else self._interrupted()
             finally:
                 self.log.flush()
+                self.trackers.close()
                 self.writer.close()
 
     # -- beginning ------------------------------------------------------------------------------------
@@ -132,6 +146,8 @@ class Session:
     def _begin(self) -> None:
         """Measure the held-out loss once (it times evaluation too), then set the deadline and the rhythm."""
         self.memory.begin()
+        if self.state.step == 0:  # dropout draws from torch's own generator; a checkpoint restores it
+            torch.manual_seed(self.config.train.seed)
         self.health.begin(self.state, self.folder.read_metrics(), self.folder.read_events())
         if self.config.train.threads and self.device.type == "cpu":
             torch.set_num_threads(self.config.train.threads)
@@ -148,7 +164,8 @@ class Session:
             self._evaluate()
         if self.config.train.compile:
             self._compile()
-        timed = min(self._evaluate_tokens, 16 * self.config.model.context)
+        whole = getattr(self.examples, "judged_whole", False)  # whatever part of it is asked for
+        timed = held_out if whole else min(self._evaluate_tokens, 16 * self.config.model.context)
         began = time.monotonic()
         self._measure(timed, exact=True)
         per_token = (time.monotonic() - began) / max(timed, 1)
@@ -159,6 +176,7 @@ class Session:
             if held_out > affordable:
                 self._final_tokens = max(self._evaluate_tokens, affordable)
             reserve = 1.2 * per_token * (self._final_tokens + self._evaluate_tokens) + EXIT_SECONDS
+            reserve += self.kind.seconds_to_conclude(self.config)
             reserve += self._seconds_to_save() + min(2.0, 0.01 * budget)  # checkpoint, then the sample
             schedule.set_seconds_left(budget - self.elapsed() - reserve)
 
@@ -228,6 +246,8 @@ class Session:
 
     def _evaluate_when_due(self, state: TrainState, record: Record) -> None:
         every, total = self._evaluate_every, state.schedule.total_steps
+        if total is not None:  # in a run by time: as soon as the rate falls, better known than before
+            every = max(1, math.ceil(total / max(self.config.train.evaluations, 1)))
         if total is not None and total - state.step < every / 2:
             return  # the one at the end is near
         if state.step % every == 0 and self.config.train.evaluations:
@@ -279,9 +299,27 @@ class Session:
         self.log.append(record)
         self.health.see(record)
         self.listen("evaluation", {"record": record})
-        if state.step and self.objective.better(metrics[metric], state.best.get(metric)):
-            state.best = {"step": state.step, metric: metrics[metric]}
+        for said in set(self.objective.warnings(metrics)) - self._warned:
+            self._warned.add(said)
+            self._event("warning", step=state.step, said=said)
+        if state.step and self._best_so_far(metrics):
+            state.best, state.stale = {"step": state.step, metric: metrics[metric]}, 0
+            state.best["tie"] = _tie(metrics)
             self.save()
+        elif state.step:
+            state.stale += 1
+
+    def _best_so_far(self, metrics: dict[str, float]) -> bool:
+        """Whether the metric is better than ever, or as good at a smaller loss."""
+        new, old = metrics[self.objective.metric], self.state.best.get(self.objective.metric)
+        return self.objective.better(new, old) or (
+            new == old and _tie(metrics) < self.state.best.get("tie", math.inf)
+        )
+
+    def _enough(self) -> bool:
+        """Whether the metric has not risen for so many evaluations that going on is a waste; not in the first third."""
+        patience, total = self.config.train.patience, self.state.schedule.total_steps or math.inf
+        return patience is not None and self.state.stale >= patience and self.state.step >= total / 3
 
     # -- checkpoints ----------------------------------------------------------------------------------
 
@@ -315,6 +353,7 @@ class Session:
         metrics = self._measure(self._final_tokens, exact=True)
         self.listen("concluding", {})
         conclusion = self.kind.conclude(self.objective, self.examples, self.config, self._out_of_time)
+        conclusion |= {"proxy": proxy(self.folder.read_metrics(), best_step, self.objective)}
         metrics = conclusion.pop("held_out", metrics)  # a kind that holds out in its own way
         result = Result(True, state.step, state.tokens, self.elapsed(), best_step, metrics,
                         self._final_tokens, conclusion)  # fmt: skip
@@ -343,26 +382,15 @@ class Session:
 
     # -- events and signals ---------------------------------------------------------------------------
 
-    def _event(self, kind: str, **fields: Any) -> None:
+    def _event(self, kind: str, /, **fields: Any) -> None:
         self.folder.append_event(kind, **fields)
         self.listen("event", {"event": kind, **fields})
 
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM ask for a stop after the step at hand; a second Ctrl-C stops at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
+    def _ask(self, number: int) -> None:
+        self.signal = number
+        self.listen("stopping", {"signal": number})
 
-        def ask(number: int, frame: FrameType | None) -> None:
-            if self.signal is not None:
-                raise KeyboardInterrupt
-            self.signal = number
-            self.listen("stopping", {"signal": number})
 
-        previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+def _tie(metrics: dict[str, float]) -> float:
+    """What decides between evaluations with the same metric."""
+    return metrics.get("log_loss", metrics.get("loss", math.inf))

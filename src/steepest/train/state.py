@@ -28,6 +28,7 @@ class TrainState:
     tokens: int = 0
     seconds: float = 0.0  # wall clock of the whole run so far, over all of its sessions
     best: dict[str, float] = field(default_factory=dict)  # {"step": ..., metric: ...} of the best evaluation
+    stale: int = 0  # evaluations since that one
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Tensors of a checkpoint: one safetensors file for the model, one for the optimiser."""
@@ -46,6 +47,7 @@ class TrainState:
             "tokens": self.tokens,
             "seconds": self.seconds,
             "best": self.best,
+            "stale": self.stale,
             "optimizer": optimizer,
             "batches": self.batches.state_dict(),
             "schedule": self.schedule.state_dict(),
@@ -83,5 +85,5 @@ class TrainState:
         self.guard.load_state_dict(record["guard"])
         self.step, self.tokens = int(record["step"]), int(record["tokens"])
         self.seconds = float(record["seconds"])
-        self.best = dict(record["best"])
+        self.best, self.stale = dict(record["best"]), int(record.get("stale", 0))
         set_random_state(tensors["random"], record["random"])

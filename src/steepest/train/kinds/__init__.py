@@ -3,10 +3,17 @@
 from steepest.errors import ConfigError
 from steepest.train.kinds.base import Kind
 from steepest.train.kinds.causal_graph import CausalGraphKind
+from steepest.train.kinds.classification import ClassificationKind
+from steepest.train.kinds.contrastive import ContrastiveKind
 from steepest.train.kinds.next_token import NextTokenKind
 from steepest.train.run import RunConfig
 
-KINDS: dict[str, type[Kind]] = {"next-token": NextTokenKind, "causal-graph": CausalGraphKind}
+KINDS: dict[str, type[Kind]] = {
+    "next-token": NextTokenKind,
+    "contrastive": ContrastiveKind,
+    "classification": ClassificationKind,
+    "causal-graph": CausalGraphKind,
+}
 
 
 def kind_of(config: RunConfig) -> type[Kind]:
@@ -17,4 +24,12 @@ def kind_of(config: RunConfig) -> type[Kind]:
     return KINDS[kind]
 
 
-__all__ = ["KINDS", "CausalGraphKind", "Kind", "NextTokenKind", "kind_of"]
+__all__ = [
+    "KINDS",
+    "CausalGraphKind",
+    "ClassificationKind",
+    "ContrastiveKind",
+    "Kind",
+    "NextTokenKind",
+    "kind_of",
+]

@@ -8,7 +8,7 @@ deadline, checkpoints, resuming and rewinding are the same for all.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from steepest.data.examples import AnyBatch, Examples
 from steepest.model import Transformer
@@ -18,7 +18,24 @@ from steepest.train.run import Listener, RunConfig
 
 
 class Kind(ABC):
-    """What is particular to the runs of one objective. Each class is final."""
+    """What is particular to the runs of one objective. Each class is final.
+
+    Attributes:
+        most_epochs: after which a kind with a probe of its own ends before its time; no limit if ``None``.
+        own_probe: the speed of a size is measured by the objective's own step, not by next-token prediction.
+        ladder: whether its loss is one that scaling laws foretell.
+        most_matrix_parameters: of a model whose size is chosen by the time; no limit if ``None``.
+    """
+
+    own_probe: ClassVar[bool] = False
+    most_epochs: ClassVar[int | None] = None
+    ladder: ClassVar[bool] = True
+    most_matrix_parameters: ClassVar[int | None] = None
+
+    @property
+    def training_texts(self) -> Sequence[str]:
+        """Texts that a task learns from, for next-token training before it; none where that makes no sense."""
+        return ()
 
     @classmethod
     @abstractmethod
@@ -57,6 +74,20 @@ class Kind(ABC):
     @abstractmethod
     def save(self, folder: RunFolder) -> None:
         """Write what the run needs besides config and weights into its folder."""
+
+    def write(
+        self,
+        objective: Objective,
+        config: RunConfig,
+        tokens: int,
+        out_of_time: Callable[[], bool] = lambda: False,
+    ) -> str:
+        """A text of so many tokens, written by the model; nothing, if it writes none. The mode is put back."""
+        return ""
+
+    def seconds_to_conclude(self, config: RunConfig) -> float:
+        """How long ``conclude`` takes, more or less, for a budget in time to leave room."""
+        return 0.0
 
     def conclude(
         self, objective: Objective, examples: Examples, config: RunConfig, out_of_time: Callable[[], bool]

@@ -84,17 +84,20 @@ class NextTokenKind(Kind):
         """The tokenizer."""
         self.tokenizer.save(folder.tokenizer)
 
-    def conclude(
-        self, objective: Objective, examples: Examples, config: RunConfig, out_of_time: Callable[[], bool]
-    ) -> dict[str, Any]:
+    def write(
+        self,
+        objective: Objective,
+        config: RunConfig,
+        tokens: int,
+        out_of_time: Callable[[], bool] = lambda: False,
+    ) -> str:
         """A sample, written by the model from nothing but the end-of-text token."""
         assert isinstance(objective, NextToken)
-        if not config.train.sample_tokens:
-            return {}
+        was_training = objective.training
         objective.eval()
         end = self.tokenizer.end_of_text
         ids = generate(
-            objective.trunk, objective.head, [end], max_tokens=config.train.sample_tokens, temperature=0.8,
+            objective.trunk, objective.head, [end], max_tokens=tokens, temperature=0.8,
             top_p=0.95, generator=torch.Generator().manual_seed(config.train.seed), stop=(),
         )  # fmt: skip
         written: list[int] = []
@@ -103,7 +106,15 @@ class NextTokenKind(Kind):
                 written.append(token)
                 if out_of_time():
                     break
-        return {"sample": self.tokenizer.decode([token for token in written if token != end])}
+        objective.train(was_training)
+        return self.tokenizer.decode([token for token in written if token != end])
+
+    def conclude(
+        self, objective: Objective, examples: Examples, config: RunConfig, out_of_time: Callable[[], bool]
+    ) -> dict[str, Any]:
+        """A sample."""
+        tokens = config.train.sample_tokens
+        return {"sample": self.write(objective, config, tokens, out_of_time)} if tokens else {}
 
 
 def _prepare_corpus(config: RunConfig, cache: Path, listen: Listener) -> Corpus:
