@@ -163,10 +163,9 @@ class CausalGraph(Objective):
         return normal
 
     def roles(self) -> dict[str, str]:
-        """The trunk's roles; embedding and head are matrices like all others, for with few rows all must decay."""
+        """The trunk's roles; the vocabulary matrix is the head."""
         roles = {f"trunk.{name}": role for name, role in self.trunk.roles().items()}
-        roles |= {f"head.{name}": role for name, role in self.head.roles().items()}
-        return {name: "vector" if role == "vector" else "matrix" for name, role in roles.items()}
+        return roles | {f"head.{name}": role for name, role in self.head.roles().items()}
 
     def _blended_nats(self, batch: QuestionBatch, blend: Conditionals) -> float:
         ids = batch.ids_BT.cpu().numpy()
