@@ -2,7 +2,8 @@
 
     python benchmarks/memory.py [live] [process] [speed] [pages] [gpu]
 
-Prints tables and writes ``benchmarks/results/memory.json``; a part that is not asked for keeps its figures.
+Prints tables and writes ``benchmarks/results/memory.json``; rows of ``live`` and ``process`` that are there already are
+kept, unless ``--anew``.
 
     live      predicted peak of live bytes against the CPU allocator's own count, over many configurations
     process   predicted against what a fresh process takes, with returned pages and with glibc as it comes
@@ -22,6 +23,7 @@ import platform
 import statistics
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +76,8 @@ def configuration(
 
 
 def live() -> list[dict[str, Any]]:
-    rows = []
-    for shape, way in itertools.product(SHAPES, WAYS):
+    rows = kept("live")
+    for shape, way in missing(rows, SHAPES, WAYS):
         config = configuration(shape, way)
         prediction = predict_training(config)
         counted = max(measure_training(config))
@@ -92,6 +94,7 @@ def live() -> list[dict[str, Any]]:
             f"live     {label(shape, way):<66} {prediction.peak / 1e6:>8.1f} MB  {rows[-1]['error']:+.5%}",
             flush=True,
         )
+        keep("live", rows)
     errors = [abs(row["error"]) for row in rows]
     print(f"live     {len(rows)} configurations: median error {statistics.median(errors):.1e}, largest {max(errors):.3%}, "
           f"within 0.2%: {sum(error <= 0.002 for error in errors)}")  # fmt: skip
@@ -155,10 +158,10 @@ print(json.dumps([peak() - before, min(seconds[2:])]))
 
 
 def process() -> list[dict[str, Any]]:
-    rows = []
+    rows = kept("process")
     ways = ({}, {"optimizer": "sgd"}, {"recompute": 1.0}, {"coupling": "reversible"}, {"micro_batch": 1},
             {"optimizer": "muon"}, {"dtype": "bfloat16"}, {"dtype": "bfloat16", "coupling": "reversible"})  # fmt: skip
-    for shape, way in itertools.product((SHAPES[1], SHAPES[3]), ways):
+    for shape, way in missing(rows, (SHAPES[1], SHAPES[3]), ways):
         config = configuration(shape, way, sequences=4 * 256 // shape["context"])
         predicted = predict_training(config).peak
         row: dict[str, Any] = {"shape": shape, "way": way, "predicted": predicted}
@@ -169,6 +172,7 @@ def process() -> list[dict[str, Any]]:
         rows.append(row)
         print(f"process  {label(shape, way):<66} {predicted / 1e6:>8.1f} MB  returned {predicted / row['returned'] - 1:+.1%} "
               f"({(row['returned'] - predicted) / 1e6:+.1f} MB)  kept {predicted / row['kept'] - 1:+.1%}", flush=True)  # fmt: skip
+        keep("process", rows)
     print(f"process  within 3% (bfloat16: 10 MB more): {sum(row['met'] for row in rows)} of {len(rows)}; glibc as it comes "
           f"holds up to {max(row['kept'] / row['predicted'] - 1 for row in rows):.0%} more than is live")  # fmt: skip
     return rows
@@ -237,6 +241,32 @@ def gpu() -> list[dict[str, Any]]:
     return rows
 
 
+def kept(part: str) -> list[dict[str, Any]]:
+    """Rows measured before, by a process that may have been stopped."""
+    rows: list[dict[str, Any]] = json.loads(RESULTS.read_text()).get(part, []) if RESULTS.exists() else []
+    return rows
+
+
+def keep(part: str, rows: list[dict[str, Any]]) -> None:
+    """Write a part's rows beside those of the others."""
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    results |= {
+        part: rows,
+        "torch": torch.__version__,
+        "processor": platform.processor() or platform.machine(),
+    }
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def missing(
+    rows: list[dict[str, Any]], shapes: Iterable[dict[str, Any]], ways: Iterable[dict[str, Any]]
+) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Pairs of shape and way that no row is of yet."""
+    known = [(row["shape"], row["way"]) for row in rows]
+    return [pair for pair in itertools.product(shapes, ways) if pair not in known]
+
+
 def child(code: str, *arguments: str) -> str:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -257,22 +287,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("parts", nargs="*", help="live, process, speed, pages, gpu; all if none")
+    parser.add_argument("--anew", action="store_true", help="forget what was measured before")
     arguments = parser.parse_args()
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     torch.set_num_threads(1)
     parts = {"live": live, "process": process, "speed": speed, "pages": pages, "gpu": gpu}
+    if arguments.anew:
+        RESULTS.unlink(missing_ok=True)
     for part in arguments.parts or parts:
-        found = parts[part]()
-        results = (
-            json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-        )  # another part may have ended meanwhile
-        results |= {
-            part: found,
-            "torch": torch.__version__,
-            "processor": platform.processor() or platform.machine(),
-        }
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+        keep(part, parts[part]())
 
 
 if __name__ == "__main__":

@@ -78,8 +78,8 @@ print(json.dumps(seconds))
 def pair(number: int, text: Path, folder: str) -> dict[str, Any]:
     """One random configuration and limit."""
     dice = random.Random(number)
-    depth, width, sequences = dice.choice([2, 4, 6]), dice.choice([128, 192]), dice.choice([8, 16])
-    limit = round(dice.uniform(330e6, 520e6))
+    depth, width, sequences = dice.choice([2, 3, 4]), dice.choice([128, 192]), dice.choice([8, 16])
+    limit = round(dice.uniform(440e6, 560e6))
     shape = [f"model.depth={depth}", f"model.width={width}", f"batches.batch_tokens={CONTEXT * sequences}"]
     row: dict[str, Any] = {"depth": depth, "width": width, "sequences": sequences, "limit": limit}
     row |= child(TRAIN, str(text), tempfile.mkdtemp(dir=folder), str(limit), *COMMON, *shape)

@@ -7,7 +7,6 @@ that ``steepest train --objective contrastive`` reads. Every cell (set, seed, bu
 fresh process; it is written to the JSON file as soon as it is done, and cells that are there are not run again.
 """
 
-import argparse
 import json
 import math
 import statistics
@@ -18,7 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
+import tasks
+
 # The metric of each set, what the best peer or baseline reached on its test rows, and the least and the aim here.
 SETS: dict[str, tuple[str, float, float, float]] = {
     "bitext_en_lv": ("recall@1", 0.736, 0.98, 0.99),
@@ -34,12 +34,12 @@ def run(folder: Path, metric: str, seed: int, budget: list[str], more: list[str]
     with tempfile.TemporaryDirectory() as place:
         command = [
             sys.executable, "-m", "steepest", "train", "--objective", "contrastive", "--data",
-            str(folder / "train.tsv"), "--set", f"objective.test={folder / 'test.tsv'}", "--metric", metric,
+            str(folder / "train.tsv"), "--test", str(folder / "test.tsv"), "--metric", metric,
             "--seed", str(seed), "--name", "cell", "--runs", f"{place}/runs", "--cache", f"{place}/cache",
             *budget, *more,
         ]  # fmt: skip
         if (folder / "dev.tsv").exists():
-            command += ["--set", f"objective.dev={folder / 'dev.tsv'}"]
+            command += ["--dev", str(folder / "dev.tsv")]
         began = time.perf_counter()
         done = subprocess.run(command, capture_output=True, text=True)
         wall = time.perf_counter() - began
@@ -83,34 +83,5 @@ def table(cells: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--sets", nargs="+", default=list(SETS))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--time", default=None)
-    parser.add_argument("--steps", default=None)
-    parser.add_argument(
-        "--set", action="append", default=[], help="any setting, such as objective.lexical=false"
-    )
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "retrieval_tasks.json")
-    asked = parser.parse_args()
-    budget = ["--steps", asked.steps] if asked.steps else ["--time", asked.time or "10m"]
-    more = [word for change in asked.set for word in ("--set", change)]
-    cells: dict[str, Any] = json.loads(asked.out.read_text()) if asked.out.exists() else {}
-    for seed in range(asked.seeds):
-        for name in asked.sets:
-            told = budget[1] + ("" if budget[0] == "--time" else " steps")
-            key = " ".join([name, str(seed), told, *asked.set])
-            if key not in cells:
-                metric = SETS.get(name, ("recall@1",))[0]
-                cells[key] = run(asked.data / name, metric, seed, budget, more)
-                asked.out.write_text(json.dumps(cells, indent=1) + "\n")
-                print(f"{key}: {cells[key]['test']:.4f} in {cells[key]['wall']:.0f} s", flush=True)
-    print(table(cells))
-
-
 if __name__ == "__main__":
-    main()
+    tasks.main(__doc__, SETS, run, table, "retrieval_tasks.json")

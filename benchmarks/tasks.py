@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def run(folder: Path, metric: str, seed: int, budget: list[str], more: list[str]
                       if name != "steepest"},
         "development": result["judged"]["development"]["steepest"][metric],
         "blend": result["blend"], "winner": result["winner"], "best_step": result["best_step"],
-        "step": result["step"], "lexical_seconds": result["lexical_seconds"], "parameters": plan["parameters"],
+        "step": result["step"], "lexical_seconds": result["lexical"]["seconds"], "parameters": plan["parameters"],
         "wall": round(wall, 1),
     }  # fmt: skip
 
@@ -84,19 +85,23 @@ def table(cells: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+def main(
+    description: str = __doc__, sets: Mapping[str, tuple[Any, ...]] = SETS, run: Callable[..., Any] = run,
+    table: Callable[[dict[str, Any]], str] = table, results: str = "tasks.json",
+) -> None:  # fmt: skip
+    """Run the cells that are missing, keep each as it is done, print the table."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("data", type=Path)
-    parser.add_argument("--sets", nargs="+", default=list(SETS))
+    parser.add_argument("--sets", nargs="+", default=list(sets))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--time", default=None)
     parser.add_argument("--steps", default=None)
     parser.add_argument(
         "--set", action="append", default=[], help="any setting, such as objective.lexical=false"
     )
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "tasks.json")
+    parser.add_argument("--out", type=Path, default=HERE / "results" / results)
     asked = parser.parse_args()
     budget = ["--steps", asked.steps] if asked.steps else ["--time", asked.time or "10m"]
     more = [word for change in asked.set for word in ("--set", change)]
@@ -107,7 +112,7 @@ def main() -> None:
                 [name, str(seed), budget[1] + ("" if budget[0] == "--time" else " steps"), *asked.set]
             )
             if key not in cells:
-                metric = SETS.get(name, ("macro_f1",))[0]
+                metric = sets.get(name, ("macro_f1",))[0]
                 cells[key] = run(asked.data / name, metric, seed, budget, more)
                 asked.out.write_text(json.dumps(cells, indent=1) + "\n")
                 print(f"{key}: {cells[key]['test']:.4f} in {cells[key]['wall']:.0f} s", flush=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 import typer
 
 from steepest.cli import ask, inspect, inspect_memory, law, look, report, train, use  # noqa: F401
+from steepest.cli.inspect_sensitivity import sensitivity  # noqa: F401
 from steepest.cli.main import app
 
 PAGE = Path(__file__).parent.parent / "docs" / "commands.md"

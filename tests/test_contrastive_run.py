@@ -51,7 +51,7 @@ def train(
 def test_learns_what_no_lexical_score_can_know(pairs: Path, tmp_path: Path) -> None:
     test = write_rows(tmp_path / "test.tsv", list(translated(480)[-60:]))
     objective = {"metric": "recall@1", "test": str(test)}
-    run = train(pairs, tmp_path, steps=150, objective=objective, optim={"lr": 3e-2})
+    run = train(pairs, tmp_path, steps=150, objective=objective, optim={"lr": 3e-2}, health={"every": 5})
     result = json.loads(run.folder.result.read_text())
     assert run.metrics["recall@1"] > 0.8
     ours, bm25 = (result["judged"]["test"][name] for name in ("steepest", "BM25"))
@@ -92,6 +92,27 @@ def test_resume_is_bit_for_bit(pairs: Path, tmp_path: Path) -> None:
     ours, theirs = whole.objective.state_dict(), resumed.objective.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert whole.metrics == resumed.metrics
+
+
+def test_a_budget_in_time_is_planned_by_the_own_step_and_cut_where_epochs_are_enough(
+    pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from steepest.train.kinds import ContrastiveKind
+
+    monkeypatch.setattr(ContrastiveKind, "most_epochs", 2)
+    config = {
+        "objective": {"kind": "contrastive"},
+        "model": {"width": 32, "context": 32},
+        "train": {"threads": 1},
+    }
+    told: list[Any] = []
+    run = steepest.train(
+        pairs, time="60s", runs=tmp_path, config=config, listen=lambda *event: told.append(event)
+    )
+    assert run.result.finished and run.config.model.depth == 0 and run.config.train.time < 60
+    assert any(fields.get("event") == "less time is enough" for name, fields in told if name == "event")
+    plan = json.loads(run.folder.plan.read_text())
+    assert plan["step_seconds_by_threads"] and plan["memory"]["predicted"] > 0
 
 
 def test_changed_data_is_refused(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Rungs through the real parts: a branch leaves no trace on its trunk, and no finished rung is lost or run twice."""
 
 import itertools
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,10 @@ from steepest.optim import OptimConfig
 from steepest.optim.schedules import step_schedule
 from steepest.planning.climb import CHUNK, Branch, Finished, climb, excerpt, rung_config, thinned
 from steepest.planning.ladder import Ladder
+from steepest.planning.measure import Pace
+from steepest.planning.menu import Menu
+from steepest.planning.promise import promise
+from steepest.planning.rules import member
 from steepest.planning.rungs import Rung
 from steepest.train.kinds import Kind, kind_of
 from steepest.train.run import RunConfig
@@ -151,3 +156,37 @@ def test_a_finished_rung_survives_json(parts: Any) -> None:
 
     one = run(parts, RUNGS[:1])[0]
     assert Finished.of(json.loads(json.dumps(one.record()))) == one
+
+
+def test_a_real_ladder_promises_what_a_larger_run_reaches_or_says_that_it_cannot(
+    parts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, corpus, kind, _ = parts
+    planning = sys.modules["steepest.planning.promise"]
+    monkeypatch.setattr(planning, "LEAST_RUNG_TOKENS", 1024)
+    monkeypatch.setattr(planning, "SMALL", ((1, 32), (1, 64), (2, 64)))
+    models = [member(FIXED, shape) for shape in ((1, 96), (2, 96))]
+    menu = Menu(tuple(models), (8_000.0, 8_000.0), unique=10**9)
+    pace = Pace(dict.fromkeys(menu.sizes, 2e-05))
+    heard: list[str] = []
+
+    def climb_for(seconds: float) -> Any:
+        return promise(given, FIXED, corpus, kind, menu, pace, tmp_path, seconds=seconds,
+                       listen=lambda name, fields: heard.append(name))  # fmt: skip
+
+    found = climb_for(60.0)
+    assert heard[0] == "ladder" and heard.count("rung") == found.record["ran"] >= 6
+    assert found.outlook is not None and found.multiplier in {2 ** (k / 2) for k in range(-2, 3)}
+    again = climb_for(60.0)
+    assert again.record["ran"] == 0 and again.record["points"] == found.record["points"]
+    assert {point["n"] for point in found.record["points"] if point["passed"]} <= {
+        point["n"] for point in found.record["points"]
+    }
+    if found.outlook.law is None:
+        assert "not predictable at this budget" in found.reason
+        return
+    size = menu.sizes[0]
+    target = Rung(1, 96, size, 8_000, multiplier=found.multiplier)
+    reached = run(parts, [target], whole=corpus.held_out_tokens, top=target)[0].whole["bits_per_byte"]
+    told = found.outlook.predict(size, 8_000, 1e9)
+    assert told.low95 * 0.95 <= reached <= told.high95 * 1.05

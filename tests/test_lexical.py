@@ -11,7 +11,7 @@ from sklearn.svm import LinearSVC
 
 from labelled_texts import lexical_rows
 from steepest.errors import CheckpointError, DataError
-from steepest.lexical import LexicalModel, cross_fit, fit_baselines, fit_lexical, make_bag
+from steepest.lexical import LexicalModel, choose_effort, cross_fit, fit_baselines, fit_lexical, make_bag
 from steepest.lexical.features import character_positions, suitable_views
 from steepest.lexical.model import log_softmax
 
@@ -88,6 +88,16 @@ def test_more_rows_below_are_seen_by_the_same_terms() -> None:
     below = scipy.sparse.hstack([view.transform(TEXTS[100:]) for view in bag.views])
     assert longer.matrix.shape[0] == 120
     assert abs(longer.matrix[100:] - below.tocsr()).max() == 0
+
+
+def test_little_time_means_fewer_views_then_fewer_texts() -> None:
+    texts, labels = TEXTS * 40, np.tile(LABELS, 40)
+    whole = choose_effort(texts, labels, 3, seconds=1e9)
+    assert whole.baselines and whole.folds == 5 and 0 < whole.seconds < 1e9
+    least = choose_effort(texts, labels, 3, seconds=1e-3)
+    assert least.views == ("words", "beginnings") and not least.baselines and least.folds == 2
+    assert 6 <= len(least.rows) < len(texts) and len(set(least.rows.tolist())) == len(least.rows)
+    assert choose_effort(texts, labels, 3).seconds == 0
 
 
 def test_texts_without_a_term_are_refused() -> None:

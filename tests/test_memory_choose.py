@@ -7,7 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from steepest.api import TrainedRun, resume, train
@@ -17,7 +19,8 @@ from steepest.config import build
 from steepest.errors import ConfigError
 from steepest.memory.choose import Holding, NothingFits, choose_split, halvings
 from steepest.memory.predict import Moment, Prediction
-from steepest.train.footprint import measure_training, predict_training
+from steepest.objectives import NextToken
+from steepest.train.footprint import Subject, measure_training, predict_training
 from steepest.train.run import RunConfig
 from steepest.train.split import fit
 
@@ -174,6 +177,25 @@ def test_updates_in_the_backward_pass_need_the_whole_batch() -> None:
     config = small(optim={"clip": 0.0}, train={"step_in_backward": True, "micro_batch": 2})
     with pytest.raises(ConfigError, match=r"needs all 4 sequences .* train\.micro_batch 2"):
         fit(config, preferred=4)
+
+
+class Own(NextToken):
+    """An objective that makes its gradient in a way of its own."""
+
+    def accumulate_gradient(self, *arguments: Any, **named: Any) -> torch.Tensor:
+        return super().accumulate_gradient(*arguments, **named)
+
+
+def test_an_objective_with_several_backward_passes_keeps_its_gradients() -> None:
+    subject = Subject(lambda config, trunk: Own(trunk, np.ones(config.model.vocab_size, np.int64)))
+    early = small(2, optim={"clip": 0.0}, train={"step_in_backward": True})
+    with pytest.raises(ConfigError, match="gradient takes several backward passes"):
+        fit(early, preferred=2, subject=subject)
+    for clip in (0.0, 1.0):
+        refused = small(2, model={"depth": 1}, optim={"clip": clip}, train={"memory": 1000})
+        with pytest.raises(ConfigError, match="nothing fits") as error:
+            fit(refused, preferred=2, subject=subject, holdings=[PLAIN], before=0)
+        assert "within the backward pass" not in str(error.value)
 
 
 def test_a_choice_that_the_whole_depth_does_not_confirm_is_made_again(

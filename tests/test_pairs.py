@@ -8,7 +8,6 @@ import pytest
 
 from steepest.data.pair_split import linked, split_pairs, text_numbers
 from steepest.data.pairs import PairTable, read_pairs
-from steepest.data.texts import read_texts
 from steepest.errors import DataError
 
 
@@ -109,13 +108,3 @@ def test_linked_rows_by_brute_force() -> None:
         reach = reach @ reach
     np.testing.assert_array_equal(groups[:, None] == groups[None], reach)
     assert text_numbers(table([("a", "B"), ("b", "")])).tolist() == [[1, 2], [2, -1]]
-
-
-def test_texts_of_a_file(tmp_path: Path) -> None:
-    assert read_texts(write(tmp_path / "a.txt", ["one", "", "three"])) == ["one", "", "three"]
-    assert read_texts(write(tmp_path / "a.csv", ["id,text", "1,x", "2,y"])) == ["x", "y"]
-    assert read_texts(write(tmp_path / "b.csv", ["id,body", "1,x"]), "body") == ["x"]
-    with pytest.raises(DataError, match="which column holds the text"):
-        read_texts(write(tmp_path / "c.csv", ["id,body", "1,x"]))
-    with pytest.raises(DataError, match="no such file"):
-        read_texts(tmp_path / "none.txt")

@@ -253,6 +253,9 @@ class Display:
     def _on_event(self, event: str, **fields: Any) -> None:
         if event in QUIET_EVENTS:
             return
+        if event == "verdict":
+            self.line("verdict", fields["sentence"])
+            return
         if event == "memory measured":
             self.line("memory", f"{in_bytes(fields['measured'])} at the most so far, {in_bytes(fields['predicted'])} "
                       "predicted")  # fmt: skip

@@ -37,13 +37,13 @@ def embed(
     import numpy as np
 
     from steepest import api
-    from steepest.data.texts import read_texts
+    from steepest.data.labelled import read_texts
     from steepest.errors import ConfigError
 
     target = out or file.with_suffix(".npy")
     if target.suffix not in (".npy", ".jsonl"):
         raise ConfigError(f'--out {target}: expected a name that ends in ".npy" or ".jsonl"')
-    texts = read_texts(file, text_column)
+    texts = read_texts(file, text_column=text_column)
     vectors = api.load(run, runs=runs, step=step).embed(texts, dims=dims)
     if target.suffix == ".npy":
         np.save(target, vectors)
@@ -74,11 +74,13 @@ def search(
     from dataclasses import asdict
 
     from steepest import api
-    from steepest.data.texts import read_texts
+    from steepest.data.labelled import read_texts
 
     trained = api.load(run, runs=runs, step=step)
     asked = list(_queries(queries))
-    for query, hits in zip(asked, trained.search(asked, read_texts(corpus, text_column), k=k), strict=True):
+    for query, hits in zip(
+        asked, trained.search(asked, read_texts(corpus, text_column=text_column), k=k), strict=True
+    ):
         if as_json:
             print(json.dumps({"query": query, "hits": [asdict(hit) for hit in hits]}, ensure_ascii=False))
             continue

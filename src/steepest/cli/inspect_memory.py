@@ -48,6 +48,7 @@ def memory(
     if limit is not None:
         resolved = _fitted(resolved, subject, limit, display)
     prediction = predict_training(resolved, subject, whole=True)
+    process = process_bytes(resolved, prediction)  # before this one grows by measuring
     display.line("step", _step(resolved))
     inference = None if subject else predict_inference(resolved, sequences=_rows(resolved))
     display.console.print(_table(prediction, inference))
@@ -67,8 +68,7 @@ def memory(
                  "for head and loss")  # fmt: skip
     display.line("work", f"{sum(prediction.flops.values()) / 1e9:,.1f} GFLOP, "
                  f"{sum(prediction.traffic.values()) / 1e9:,.1f} GB moved")  # fmt: skip
-    display.line("process", ", ".join(f"{in_bytes(taken)} with {name}" for name, taken in
-                                      process_bytes(resolved, prediction).items()))  # fmt: skip
+    display.line("process", ", ".join(f"{in_bytes(taken)} with {name}" for name, taken in process.items()))
     for name, timeline in lines.items():
         display.console.print(f"\n{name}: live bytes from the first operation of the step to the last")
         display.console.print("\n".join(_picture(timeline)), markup=False)
@@ -170,20 +170,16 @@ def _picture(timeline: Timeline) -> list[str]:
         eighths = [max(0, min(8, round(8 * (column / top * ROWS - row + 1)))) for column in columns]
         lines.append(f"{in_bytes(top * row / ROWS):>8} │{''.join(' ▁▂▃▄▅▆▇█'[n] for n in eighths)}".rstrip())
     lines.append(f"{'0':>8} └{'─' * COLUMNS}")
-    named = "".join(
-        _fit_in(PHASES.get(phase, ""), len(list(group)))
-        for phase, group in groupby(stretch[0][0] for stretch in stretches)
-    )
+    phases = [
+        (PHASES.get(phase, ""), len(list(group))) for phase, group in groupby(one[0][0] for one in stretches)
+    ]
+    if all(len(name) < width for name, width in phases if name in ("forward", "backward")):
+        named = "".join(name.center(width) if len(name) <= width else " " * width for name, width in phases)
+    else:  # of many micro-batches: the first letter of each column's phase
+        named = (
+            "".join(name[:1] * width for name, width in phases) + "  (forward, backward, clipping, update)"
+        )
     return [*lines, f"{'':>8}  {named}".rstrip()]
-
-
-def _fit_in(name: str, width: int) -> str:
-    """A phase's name in the middle of its columns; nothing where there is no room."""
-    return (
-        name.center(width)
-        if len(name) < width
-        else ("" if not name else name[: width - 1] + " ").ljust(width)
-    )
 
 
 def _write_png(path: Path, lines: dict[str, Timeline]) -> None:

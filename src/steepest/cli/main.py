@@ -28,6 +28,8 @@ def main() -> None:
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")
+    from steepest.cli.inspect_sensitivity import sensitivity  # noqa: F401  and inspect health
+
     try:
         app()
     except Exception as error:

@@ -71,6 +71,9 @@ def train(
         str,
         typer.Option(help='Budget for next-token training of the same texts first: "auto", "none", "20%".'),
     ] = "none",
+    columns: Annotated[
+        str | None, typer.Option(help='Columns of a table of pairs, in order of their roles: "title,body".')
+    ] = None,
     label_column: Annotated[str | None, typer.Option(help="Column of the label, to classify.")] = None,
     dev: Annotated[str | None, typer.Option(help="Rows to choose by.  [default: split off the data]")] = None,
     test: Annotated[
@@ -122,6 +125,7 @@ def train(
         "objective.label_column": label_column,
         "objective.dev": dev,
         "objective.test": test,
+        "objective.columns": None if columns is None else json.dumps(columns.split(",")),
         "objective.graph": graph,
         "objective.missing": missing,
         "objective.bins": bins,

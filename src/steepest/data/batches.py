@@ -90,6 +90,17 @@ class Batch:
         return parts
 
 
+def refuse_other_order(mine: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    """Refuse to go on with a sequence of batches that is not the one a state was saved of; names what differs."""
+    for name, value in mine.items():
+        if saved.get(name) != value:
+            raise DataError(
+                f"the saved order of the data has {name} {saved.get(name)}, this run has {value}; "
+                f"restore {'the data it was saved with' if name == 'fingerprint' else 'that setting'} "
+                "or start a new run"
+            )
+
+
 class Batches:
     """The endless sequence of training batches over a store.
 
@@ -163,13 +174,7 @@ class Batches:
         Raises:
             DataError: the state belongs to another sequence; names what differs.
         """
-        for name, mine in self.state_dict().items():
-            if name != "step" and state.get(name) != mine:
-                raise DataError(
-                    f"the saved order of the data has {name} {state.get(name)}, this run has {mine}; "
-                    f"restore {'the data it was saved with' if name == 'fingerprint' else 'that setting'} "
-                    "or start a new run"
-                )
+        refuse_other_order({**self.state_dict(), "step": state["step"]}, state)
         self.step = int(state["step"])
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from steepest.config import nearest
-from steepest.data.batches import BatchesConfig
+from steepest.data.batches import BatchesConfig, refuse_other_order
 from steepest.data.formats import NoColumnError, format_of, text_blocks
 from steepest.data.padding import Ints, RaggedIds, batches_an_epoch, sorted_batches
 from steepest.data.rows import Rows, read_rows
@@ -222,12 +222,7 @@ class LabelledBatches:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Nothing to go on from, the step says it all; another sequence's state is a ``DataError``."""
-        for name, mine in self.state_dict().items():
-            if state.get(name) != mine:
-                raise DataError(
-                    f"the saved order of the data has {name} {state.get(name)}, this run has {mine}; restore "
-                    f"{'the data it was saved with' if name == 'fingerprint' else 'that setting'} or start a new run"
-                )
+        refuse_other_order(self.state_dict(), state)
 
     def _make_epoch(self, epoch: int) -> list[Ints]:
         lengths = np.minimum(self.rows.ids.lengths, self.context)

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steepest.data.batches import BatchesConfig
+from steepest.data.batches import BatchesConfig, refuse_other_order
 from steepest.data.padding import Ints, RaggedIds
 from steepest.data.pair_split import class_numbers, linked, text_numbers
 from steepest.data.pairs import Form, PairTable
@@ -194,12 +194,7 @@ class PairBatches:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Nothing to go on from, the step says it all; another sequence's state is a ``DataError``."""
-        for name, mine in self.state_dict().items():
-            if state.get(name) != mine:
-                raise DataError(
-                    f"the saved order of the data has {name} {state.get(name)}, this run has {mine}; restore "
-                    f"{'the data it was saved with' if name == 'fingerprint' else 'that setting'} or start a new run"
-                )
+        refuse_other_order(self.state_dict(), state)
 
     def _shuffle(self, epoch: int) -> Ints:
         n = len(self.pairs)

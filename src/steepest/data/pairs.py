@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from steepest.config import nearest
+from steepest.data.labelled_split import key_of
 from steepest.data.rows import Rows, read_rows
 from steepest.errors import DataError
 
@@ -77,16 +78,7 @@ class PairTable:
 
     def row_keys(self) -> list[tuple[str, ...]]:
         """What makes two rows the same: their texts, whatever their case and spacing."""
-        return [tuple(normal(text) for text in row) for row in self.texts]
-
-
-def normal(text: str) -> str:
-    """A text without what does not matter when duplicates are looked for.
-
-    >>> normal(" Two  Words\\n")
-    'two words'
-    """
-    return " ".join(text.casefold().split())
+        return [tuple(key_of(text) for text in row) for row in self.texts]
 
 
 def read_pairs(

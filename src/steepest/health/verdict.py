@@ -6,11 +6,31 @@ and ``signs_in_losses.py``; the experiments that justify the thresholds are in d
 """
 
 from collections.abc import Callable, Iterable
+from typing import Literal
 
+from steepest.health import signs_in_flow as flow
+from steepest.health import signs_in_losses as losses
 from steepest.health.history import Habits, History, Record, Verdict
 
 Sign = Callable[[History], Verdict | None]
-KINDS: dict[str, tuple[str, Sign]] = {}
+When = Literal["step", "flow", "evaluation"]
+
+# What each kind is looked for in, and by which signs.
+KINDS: dict[str, list[tuple[When, Sign]]] = {
+    "vanishing gradient": [("flow", flow.vanishing)],
+    "exploding gradient": [("flow", flow.exploding)],
+    "dead layer": [("flow", flow.dead_layer)],
+    "dead units": [("flow", flow.dead_units)],
+    "rate too high": [("flow", flow.rate_too_high), ("step", losses.divergence)],
+    "rate too low": [("flow", flow.rate_too_low)],
+    "clipping on every step": [("step", losses.clipping)],
+    "attention logits growing": [("flow", flow.attention_logits)],
+    "embeddings collapsing": [("flow", flow.collapse)],
+    "over-fitting": [("evaluation", losses.over_fitting)],
+    "loss spike": [("step", losses.spike)],
+    "non-finite steps": [("step", losses.not_finite)],
+}
+AT_MOST = {"loss spike": 5}  # each is an event of its own; the other kinds are said once
 
 
 class Judge:
@@ -26,14 +46,23 @@ class Judge:
 
     def see(self, record: Record) -> list[Verdict]:
         """Take in one line of ``metrics.jsonl``; returns what it newly shows."""
-        kind = self.history.add(record)
-        known = {verdict.kind for verdict in self.verdicts}
+        what = self.history.add(record)
         new = []
-        for name, (when, sign) in KINDS.items():
-            if when == kind and name not in known and (found := sign(self.history)) is not None:
-                new.append(found)
+        for kind, signs in KINDS.items():
+            if sum(verdict.kind == kind for verdict in self.verdicts) >= AT_MOST.get(kind, 1):
+                continue
+            for when, sign in signs:
+                if when != what or (what == "flow" and sign is not flow.collapse and not self._has_blocks()):
+                    continue
+                if (found := sign(self.history)) is not None:
+                    new.append(found)
+                    break
         self.verdicts += new
         return new
+
+    def _has_blocks(self) -> bool:
+        """Whether the last flow passed through any; of a bag of tokens only the embedding can be judged."""
+        return len(self.history.flows[-1][2]["stream"]["gradient"]) > 1
 
 
 def diagnose(records: Iterable[Record], habits: Habits) -> list[Verdict]:

@@ -50,7 +50,7 @@ class View:
 
         vectorizer = _vectorizer(self.name, vocabulary={term: at for at, term in enumerate(self.terms)})
         vectorizer.idf_ = self.idf
-        if not len(texts):
+        if len(texts) == 0:
             return sparse.csr_matrix((0, len(self.terms)), dtype=np.float32)
         return vectorizer.transform(texts)
 

@@ -99,7 +99,7 @@ class CrossFit:
 
     Attributes:
         log_probabilities_NC: of every text, from classifiers that have not seen it.
-        strength: the one of ``STRENGTHS`` whose probabilities were best on the first fold.
+        strength: the one whose probabilities were best on the first fold.
         scale: what makes margins probabilities.
     """
 
@@ -108,14 +108,17 @@ class CrossFit:
     scale: float
 
 
-def cross_fit(bag: Bag, texts: Sequence[str], labels_N: Labels, classes: int) -> CrossFit:
+def cross_fit(
+    bag: Bag, texts: Sequence[str], labels_N: Labels, classes: int, *,
+    strengths: Sequence[float] = STRENGTHS, most_folds: int = FOLDS,
+) -> CrossFit:  # fmt: skip
     """Log-probabilities of texts from classifiers that have not seen them.
 
     Folds are made by a hash of the text, so equal texts are left out together. Terms and their IDF are those of all
     texts, for they know no labels.
     """
     matrix = bag.matrix
-    folds = FOLDS if matrix.nnz * classes <= DEAR else FEW_FOLDS
+    folds = min(most_folds, FOLDS if matrix.nnz * classes <= DEAR else FEW_FOLDS)
     fold_N = np.array([zlib.crc32(text.encode()) % folds for text in texts])
     parts = [(np.flatnonzero(fold_N == k), np.flatnonzero(fold_N != k)) for k in range(folds)]
 
@@ -125,7 +128,7 @@ def cross_fit(bag: Bag, texts: Sequence[str], labels_N: Labels, classes: int) ->
         found: Floats = matrix[inside] @ weights_FC + bias_C
         return found
 
-    first = {strength: margins(parts[0], strength) for strength in STRENGTHS}
+    first = {strength: margins(parts[0], strength) for strength in strengths}
     losses = {c: _scaled(found, labels_N[parts[0][0]])[1] for c, found in first.items()}
     strength = min(losses, key=lambda c: losses[c])
     margins_NC = np.empty((len(texts), classes), dtype=np.float32)

@@ -127,15 +127,18 @@ def choose_split(
         raise ConfigError(f"a memory limit must be more than 0 bytes; got {limit}")
     least, most = (0, depth) if recompute is None else (min(recompute), max(recompute))
     search = _Search(depth, limit, predict, holdings, before, sequences, in_backward)
+    best = math.inf  # seconds of the fastest that fits
     for micro in sorted(micro_batches or halvings(sequences), reverse=True):
-        ends = search.add(micro, most)
-        if not ends:
+        if best == math.inf and not search.add(micro, most):
             continue
-        forward, block = time_block(micro)
-        search.timed[micro] = forward, block
+        _, block = search.timed[micro] = time_block(micro)
+        if math.ceil(sequences / micro) * depth * block >= best:  # the blocks alone, nothing recomputed
+            continue
         search.add(micro, least)
+        search.add(micro, most)
         if least < most:
             search.solve(micro, least, most)
+        best = min([best, *(split.seconds for split in search.splits() if split.taken <= limit)])
     fitting = sorted(
         (split for split in search.splits() if split.taken <= limit), key=lambda split: split.seconds
     )

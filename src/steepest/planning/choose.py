@@ -36,6 +36,7 @@ from steepest.planning.rules import (
     default_micro_batch,
     member,
     with_rate,
+    with_row_rates,
 )
 from steepest.train.footprint import subject_of
 from steepest.train.kinds import Kind
@@ -44,6 +45,10 @@ from steepest.train.speed import fastest_threads, thread_candidates, usable_core
 from steepest.train.split import fit
 
 LEAST_SECONDS = 5.0
+SLACK, REST_SHARE = (
+    1.3,
+    0.15,
+)  # of steps that are enough, over what they took when timed; of the time, for the rest
 START_SECONDS = 5.0  # of a run that was planned ahead, before it trains
 COMPILE_SECONDS, COMPILE_GAIN = 40.0, 0.15  # torch.compile's warm-up, and the share of the time it saves
 MIDDLING = (2, 128)  # whose steps decide on threads and dtype
@@ -84,6 +89,8 @@ def choose(
     if device.type == "cpu":
         torch.set_num_threads(given.train.threads or usable_cores())
     fixed: dict[str, Any] = kind.shape(given) | given.model.model_dump(exclude_unset=True)
+    if given.objective.kind == "next-token":
+        given = given.replace(optim=with_row_rates(given.optim))
     if given.train.time is None:
         config, memory = _settled(given, TransformerConfig(**fixed), None, examples, kind)
         record: dict[str, Any] = {"memory": memory}
@@ -123,11 +130,12 @@ def _by_own_step(
     if given.train.dtype == "auto" and (model.depth == 0 or device.type == "cpu"):
         given = given.replace(train=given.train.replace(dtype=_dtype(given, model, device)))
     candidates = [given.train.threads] if given.train.threads else sorted(thread_candidates())
+    batches = examples.train_batches(given.batches, context=model.context, rows=rows)
     probe = StepProbe(
         model, given.optim, sequences=rows,
         micro_batch=given.train.micro_batch or default_micro_batch(rows * model.context, model.context, device),
         device=device, autocast=resolve_autocast(given, device), objective=partial(kind.objective, given.replace(model=model)),
-        batch=examples.train_batches(given.batches, context=model.context, rows=rows).at(0),
+        batch=batches.at(0),
     )  # fmt: skip
     threads, seconds = fastest_threads(probe, candidates, repeats=2)
     record: dict[str, Any] = {
@@ -141,6 +149,18 @@ def _by_own_step(
         budget - (START_SECONDS if where.ahead else where.elapsed()), 0.05 * budget
     )
     steps = max(1, int(left / max(seconds[str(threads)], 1e-9)))
+    if kind.most_epochs is not None and steps > (
+        enough := max(1, kind.most_epochs * batches.n_sequences // rows)
+    ):
+        needed = where.elapsed() + SLACK * enough * seconds[str(threads)] + REST_SHARE * budget
+        if (
+            needed < budget and not where.ahead
+        ):  # more epochs would be learnt by heart: the rest of the time is not used
+            steps, given = enough, given.replace(train=given.train.replace(time=needed))
+            listen(
+                "event",
+                {"event": "less time is enough", "seconds": round(needed), "epochs": kind.most_epochs},
+            )
     config, record["memory"] = _settled(given, model, steps * rows * model.context, examples, kind)
     return config, record
 

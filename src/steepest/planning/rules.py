@@ -20,6 +20,7 @@ from steepest.optim import OptimConfig, default_lr
 
 TOKENS_PER_PARAMETER = 4.0
 MOST_EPOCHS, LARGEST_SHARE = 7.0, 8.0
+ROW_RATES = {"embedding_lr": 8.0, "head_lr": 2.0}  # with Muon, of text: measured, dev/LOG.md
 MICRO_BATCH_TOKENS = 4096  # tokens whose activations are held at once on a CPU
 
 # Depth and width from small to large; heads of 64, so no width below 128 but the smallest.
@@ -84,6 +85,22 @@ def with_rate(optim: OptimConfig, *, width: int, batch_tokens: int, multiplier: 
         return optim
     rule = default_lr(optim.optimizer, width=width, batch_tokens=batch_tokens)
     return optim.replace(lr=multiplier * rule)
+
+
+def with_row_rates(optim: OptimConfig) -> OptimConfig:
+    """Rates of the embedding and the head for next-token runs with Muon, unless the user gave them.
+
+    AdamW moves a row by about its rate a step, whatever the gradient; in the hundreds of steps of a short run, rows that
+    begin near zero get nowhere at the rate that suits the matrices.
+
+    >>> with_row_rates(OptimConfig()).embedding_lr, with_row_rates(OptimConfig(embedding_lr=1.0)).embedding_lr
+    (8.0, 1.0)
+    """
+    if optim.optimizer != "muon":
+        return optim
+    return optim.replace(
+        **{key: rate for key, rate in ROW_RATES.items() if key not in optim.model_fields_set}
+    )
 
 
 def default_micro_batch(batch_tokens: int, context: int, device: torch.device) -> int:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 PENALTY = 1e-3  # on the sum of the weights, each in spreads of its score: what is of no use vanishes
-ITERATIONS = 40
+ITERATIONS = 30
 SMALLEST = 1e-12
 
 

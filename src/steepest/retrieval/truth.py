@@ -29,7 +29,7 @@ from steepest.retrieval.tfidf import paired_cosines
 
 VIEWS = tuple(CUTS)  # the lexical scores that are fused
 QUERIES_AT_ONCE = 512
-FIT_QUERIES = 600  # that choose the weights
+FIT_QUERIES = 400  # that choose the weights
 K1, B = 1.2, 0.5  # of BM25 where it is fused: short texts
 
 

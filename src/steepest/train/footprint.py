@@ -22,7 +22,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from steepest.data import Batch
 from steepest.data.examples import AnyBatch, Examples
-from steepest.errors import ConfigError
 from steepest.losses import chunked_token_losses
 from steepest.memory.fake import faked
 from steepest.memory.measure import allocator_timeline
@@ -79,6 +78,7 @@ def predict_training(
     recompute_blocks: int | None = None,
     whole: bool = False,
     every: bool = False,
+    known: dict[tuple[int, ...], Observation] | None = None,
 ) -> Prediction:
     """Peak of one optimiser step of a run.
 
@@ -89,6 +89,8 @@ def predict_training(
         recompute_blocks: blocks recomputed, instead of the config's.
         whole: run the real depth instead of extrapolating; slow for deep models, and has a timeline.
         every: run every micro-batch instead of one that stands for all.
+        known: counts of shallow stacks by (micro-batch, blocks of each sort), used and added to; predictions that
+            differ in those only may share it.
     """
     began, subject = time.perf_counter(), subject or TEXT
     micro = _micro_batch(config, micro_batch)
@@ -96,22 +98,19 @@ def predict_training(
     device = resolve_device(config.train.device)
     batch = subject.batch or _text(config)
     parts = batch.split(micro)
-    repeats = 1
+    # The second micro-batch stands for all of them where each adds its gradient and is gone.
+    alike = not every and not has_own_gradient(config, subject)
+    repeats = len(parts) if alike else 1
+    known = {} if known is None else known
 
     def run(zones: tuple[int, ...]) -> Observation:
-        nonlocal repeats
+        if (micro, *zones) not in known:
+            known[micro, *zones] = counted(zones)
+        return known[micro, *zones]
+
+    def counted(zones: tuple[int, ...]) -> Observation:
         with FakeTensorMode(allow_non_fake_inputs=True) as mode, device:
             objective, optimizers = _parts(config, subject, zones)
-            # The second micro-batch stands for all of them where each adds its gradient and is gone.
-            alike = type(objective).accumulate_gradient is Objective.accumulate_gradient and not every
-            if (
-                config.train.step_in_backward
-                and type(objective).accumulate_gradient is not Objective.accumulate_gradient
-            ):
-                raise ConfigError(
-                    f"train.step_in_backward is not for objective {config.objective.kind}, which accumulates"
-                )
-            repeats = len(parts) if alike else 1
             _make_state(objective, optimizers, accumulating=repeats > 1)
             stepped, waiting = faked(mode, (parts[0] if alike else batch, batch), device)
             arguments = (objective, optimizers, stepped, waiting)
@@ -120,6 +119,13 @@ def predict_training(
     zones = (k, config.model.depth - k)
     prediction = summarise(run(zones) if whole else extrapolate(run, zones))
     return _repeated(prediction, repeats, time.perf_counter() - began)
+
+
+def has_own_gradient(config: RunConfig, subject: Subject | None = None) -> bool:
+    """Whether the objective makes its gradient in a way of its own, in several backward passes."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        objective = _objective(config, subject or TEXT, depth=1, recompute_blocks=0)
+    return type(objective).accumulate_gradient is not Objective.accumulate_gradient
 
 
 def measure_training(config: RunConfig, subject: Subject | None = None) -> list[int]:

@@ -246,6 +246,8 @@ class Session:
 
     def _evaluate_when_due(self, state: TrainState, record: Record) -> None:
         every, total = self._evaluate_every, state.schedule.total_steps
+        if total is not None:  # in a run by time: as soon as the rate falls, better known than before
+            every = max(1, math.ceil(total / max(self.config.train.evaluations, 1)))
         if total is not None and total - state.step < every / 2:
             return  # the one at the end is near
         if state.step % every == 0 and self.config.train.evaluations:
@@ -315,9 +317,9 @@ class Session:
         )
 
     def _enough(self) -> bool:
-        """Whether the metric has not risen for so many evaluations that going on is a waste."""
-        patience = self.config.train.patience
-        return patience is not None and self.state.stale >= patience
+        """Whether the metric has not risen for so many evaluations that going on is a waste; not in the first third."""
+        patience, total = self.config.train.patience, self.state.schedule.total_steps or math.inf
+        return patience is not None and self.state.stale >= patience and self.state.step >= total / 3
 
     # -- checkpoints ----------------------------------------------------------------------------------
 
@@ -380,7 +382,7 @@ class Session:
 
     # -- events and signals ---------------------------------------------------------------------------
 
-    def _event(self, kind: str, **fields: Any) -> None:
+    def _event(self, kind: str, /, **fields: Any) -> None:
         self.folder.append_event(kind, **fields)
         self.listen("event", {"event": kind, **fields})
 

@@ -28,9 +28,9 @@ from steepest.memory.choose import (
     halvings,
 )
 from steepest.memory.measure import context_bytes, free, resident, return_pages
-from steepest.memory.predict import Prediction
+from steepest.memory.predict import Observation, Prediction
 from steepest.model.transformer import Block, Transformer
-from steepest.train.footprint import Subject, predict_training
+from steepest.train.footprint import Subject, has_own_gradient, predict_training
 from steepest.train.run import RunConfig, resolve_autocast, resolve_device, sequences_per_step
 
 FREE_SHARE = 0.9  # of what is free, by default
@@ -113,10 +113,16 @@ def fit(
             f"train.step_in_backward needs all {sequences} sequences of a step at once; got train.micro_batch "
             f"{train.micro_batch}: leave one of the two out"
         )
+    if train.step_in_backward and has_own_gradient(config, subject):
+        raise ConfigError(
+            f"train.step_in_backward is not for objective {config.objective.kind}, whose gradient takes several "
+            "backward passes: leave it out"
+        )
     limit = train.memory or resident(device) + context_bytes(device) + int(FREE_SHARE * free(device))
     holdings = holdings or _holdings(config)
     least = _recompute(config)[0]
-    first = _predictor(config, subject)(held, least)
+    predict = _predictor(config, subject)
+    first = predict(held, least)
     if before is None:
         before = _beside(config, first) + corpus_bytes
     if train.memory is None:
@@ -124,17 +130,20 @@ def fit(
                       bool(train.step_in_backward))  # fmt: skip
         if split.taken <= limit:
             return _settled(config, split), Fit(limit, False, before, Choice(split, [split]))
-    ways = [config]  # in order of cost
+    ways = [(config, predict)]  # in order of cost
+    at_once = (train.micro_batch or sequences) >= sequences
     if (
         train.step_in_backward is None
         and not config.optim.clip
-        and (train.micro_batch or sequences) >= sequences
+        and at_once
+        and not has_own_gradient(config, subject)
     ):
-        ways.append(config.replace(train=train.replace(step_in_backward=True)))
+        early = config.replace(train=train.replace(step_in_backward=True))
+        ways.append((early, _predictor(early, subject)))
     refusals = []
-    for way in ways:
+    for way, predict in ways:
         try:
-            choice = _choose(way, subject, limit, holdings, before)
+            choice = _choose(way, subject, predict, limit, holdings, before)
         except NothingFits as refusal:
             refusals.append(refusal)
         else:
@@ -163,7 +172,12 @@ def hold_as(name: str) -> None:
 
 
 def _choose(
-    config: RunConfig, subject: Subject | None, limit: int, holdings: Sequence[Holding], before: int
+    config: RunConfig,
+    subject: Subject | None,
+    predict: Callable[[int, int], Prediction],
+    limit: int,
+    holdings: Sequence[Holding],
+    before: int,
 ) -> Choice:
     """The fastest split that fits, confirmed at the whole depth where a limit was asked for."""
     train, sequences = config.train, sequences_per_step(config)
@@ -183,7 +197,7 @@ def _choose(
             micro_batches=allowed, recompute=_recompute(config), in_backward=early,
         )  # fmt: skip
 
-    found = choose(_predictor(config, subject))
+    found = choose(predict)
     if train.memory is not None:
         exact = _predictor(config, subject, whole=True)
         if exact(found.split.micro_batch, found.split.recompute_blocks).peak > found.split.peak:
@@ -194,11 +208,14 @@ def _choose(
 def _predictor(
     config: RunConfig, subject: Subject | None, *, whole: bool = False
 ) -> Callable[[int, int], Prediction]:
-    """Micro-batch and recomputed blocks to what a step takes."""
+    """Micro-batch and recomputed blocks to what a step takes; shallow stacks are run once for all of them."""
+    known: dict[tuple[int, ...], Observation] = {}
 
     @cache
     def predict(micro: int, k: int) -> Prediction:
-        return predict_training(config, subject, micro_batch=micro, recompute_blocks=k, whole=whole)
+        return predict_training(
+            config, subject, micro_batch=micro, recompute_blocks=k, whole=whole, known=known
+        )
 
     return predict
 
@@ -227,7 +244,7 @@ def _otherwise(
         return before + min(holding.bytes(prediction) for holding in holdings)
 
     told = ""
-    if config.optim.clip:
+    if config.optim.clip and not has_own_gradient(config, subject):
         unclipped = unsplit(config).replace(optim=config.optim.replace(clip=0.0))
         unclipped = unclipped.replace(train=unclipped.train.replace(step_in_backward=True))
         bytes_ = process(unclipped, sequences_per_step(config), _recompute(unclipped)[1])

@@ -21,12 +21,14 @@ class Kind(ABC):
     """What is particular to the runs of one objective. Each class is final.
 
     Attributes:
+        most_epochs: after which a kind with a probe of its own ends before its time; no limit if ``None``.
         own_probe: the speed of a size is measured by the objective's own step, not by next-token prediction.
         ladder: whether its loss is one that scaling laws foretell.
         most_matrix_parameters: of a model whose size is chosen by the time; no limit if ``None``.
     """
 
     own_probe: ClassVar[bool] = False
+    most_epochs: ClassVar[int | None] = None
     ladder: ClassVar[bool] = True
     most_matrix_parameters: ClassVar[int | None] = None
 

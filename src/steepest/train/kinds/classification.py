@@ -18,7 +18,7 @@ from steepest.data.labelled import EncodedRows, Labelled, LabelledExamples, read
 from steepest.data.labelled_encoding import context_for, encode_rows, idf_of, tokenizer_for
 from steepest.data.labelled_split import LabelledSplit, fingerprint_of, hashes_of, numbers_of, split_labelled
 from steepest.errors import CheckpointError, ConfigError, DataError
-from steepest.lexical import LexicalModel, cross_fit, fit_lexical, make_bag, suitable_views
+from steepest.lexical import SHARE, Bag, Effort, LexicalModel, choose_effort, cross_fit, fit_lexical, make_bag
 from steepest.model import Transformer
 from steepest.objectives import Classification, ClassificationConfig, Objective
 from steepest.runs import RunFolder
@@ -31,7 +31,6 @@ from steepest.train.run import Listener, RunConfig
 BATCH = 32  # texts a step
 DROPOUT = 0.2
 EVALUATIONS, PATIENCE = 24, 10
-DEVELOPMENT_SHARE = 0.1
 USUAL_TEXT = str(DataConfig.model_fields["text_column"].default)  # which means: find it
 
 Floats = npt.NDArray[np.float32]
@@ -76,9 +75,8 @@ class ClassificationKind(Kind):
         cls, config: RunConfig, cache: Path, listen: Listener
     ) -> tuple[Self, RunConfig, LabelledExamples]:
         """Read and split the rows, make the tokenizer, fit the lexical model and the baselines."""
-        if "validation" not in config.data.model_fields_set:
-            config = config.replace(data=config.data.replace(validation=DEVELOPMENT_SHARE))
         split, test = _read(config)
+        config = config.replace(data=config.data.replace(validation=split.share))
         objective = _objective_config(config)
         files = {
             part: str(Path(file).absolute())
@@ -86,36 +84,32 @@ class ClassificationKind(Kind):
             if (file := getattr(objective, part)) is not None
         }
         objective = objective.replace(labels=list(split.names), counts=_counts(split), **files)
-        views = suitable_views(split.train.texts)
-        tokenizer = tokenizer_for(split.train.texts, config.tokenizer, strings="strings" in views)
+        labels_N, classes = numbers_of(split.train, split.names), len(split.names)
+        limit = None if config.train.time is None else SHARE * config.train.time
+        effort = choose_effort(split.train.texts, labels_N, classes, limit)
+        tokenizer = tokenizer_for(split.train.texts, config.tokenizer, strings="strings" in effort.views)
         train_ids = encode_rows(tokenizer, split.train.texts)
         context = (
             config.model.context if "context" in config.model.model_fields_set else context_for(train_ids)
         )
-        labels_N = numbers_of(split.train, split.names)
         facts: dict[str, Any] = {
             "rows": {"train": len(split.train), "development": len(split.development)},
             "notes": split.notes,
         }
         listen("labelled", {"split": split, "tokenizer": tokenizer, "test": test})
-        classes, lexical = len(split.names), None
-        offsets = _nothing(len(split.train), classes), _nothing(len(split.development), classes)
         began = time.perf_counter()
-        bag = make_bag(views, split.train.texts)
+        fitted = split.train.take(effort.rows)
+        bag = make_bag(effort.views, fitted.texts)
+        lexical = None
+        offsets = _nothing(len(split.train), classes), _nothing(len(split.development), classes)
         if objective.lexical:
-            crossed = cross_fit(bag, split.train.texts, labels_N, classes)
-            fitting = {"strength": crossed.strength, "scale": crossed.scale}
-            lexical = fit_lexical(bag, labels_N, classes, **fitting)
-            offsets = crossed.log_probabilities_NC, lexical.log_probabilities(split.development.texts)
-            if not split.given:  # what predicts may know the rows that chose
-                both = _joined(split)
-                more = both.texts[len(split.train) :]
-                lexical = fit_lexical(bag.extend(more), numbers_of(both, split.names), classes, **fitting)
-        facts["lexical_seconds"] = round(time.perf_counter() - began, 2)
-        facts["judged"] = judge_baselines(
-            bag, split.train, {"development": split.development} | ({} if test is None else {"test": test}),
-            split.names, objective.metric,
-        )  # fmt: skip
+            lexical, offsets = _start(bag, split, effort)
+        facts["lexical"] = {"seconds": round(time.perf_counter() - began, 2), "views": effort.views,
+                            "rows": len(effort.rows)}  # fmt: skip
+        parts = {"development": split.development} | ({} if test is None else {"test": test})
+        facts["judged"] = {part: {} for part in parts}
+        if effort.baselines:
+            facts["judged"] = judge_baselines(bag, fitted, parts, split.names, objective.metric)
         listen("baselines", {"judged": facts["judged"]["development"], "metric": objective.metric})
         idf_V = idf_of(train_ids, tokenizer.vocab_size)
         kind = cls(
@@ -252,6 +246,29 @@ class ClassificationKind(Kind):
         return LabelledExamples(path, train, development, self.tokenizer.end_of_text, self.data)
 
 
+def _start(bag: Bag, split: LabelledSplit, effort: Effort) -> tuple[LexicalModel, tuple[Floats, Floats]]:
+    """The lexical model that predicts, and what one that knows neither says of training and development rows."""
+    classes, texts = len(split.names), split.train.texts
+    labels_N = numbers_of(split.train, split.names)
+    known, labels_K = [texts[row] for row in effort.rows], labels_N[effort.rows]
+    crossed = cross_fit(bag, known, labels_K, classes, strengths=effort.strengths, most_folds=effort.folds)
+    fitting = {"strength": crossed.strength, "scale": crossed.scale}
+    lexical = fit_lexical(bag, labels_K, classes, **fitting)
+    train_NC = _nothing(len(texts), classes)
+    train_NC[effort.rows] = crossed.log_probabilities_NC
+    rest = np.setdiff1d(np.arange(len(texts)), effort.rows)
+    train_NC[rest] = lexical.log_probabilities([texts[row] for row in rest])
+    offsets = train_NC, lexical.log_probabilities(split.development.texts)
+    if not split.given:  # what predicts may know the rows that chose
+        known_names = set(split.names)
+        more = split.development.take(
+            [row for row, label in enumerate(split.development.labels) if label in known_names]
+        )
+        both_N = np.concatenate([labels_K, numbers_of(more, split.names)])
+        lexical = fit_lexical(bag.extend(more.texts), both_N, classes, **fitting)
+    return lexical, offsets
+
+
 def _objective_config(config: RunConfig) -> ClassificationConfig:
     assert isinstance(config.objective, ClassificationConfig)
     return config.objective
@@ -274,12 +291,13 @@ def _read(config: RunConfig) -> tuple[LabelledSplit, Labelled | None]:
         raise ConfigError(
             "classification needs labelled texts: give a TSV, CSV, JSON lines or Parquet file with --data"
         )
+    share = config.data.validation if "validation" in config.data.model_fields_set else None
     test = None if objective.test is None else _read_all([objective.test], config)
     split = split_labelled(
         _read_all(sources, config),
         development=None if objective.dev is None else _read_all([objective.dev], config),
         test=test,
-        share=config.data.validation,
+        share=share,
         keep_leaks=objective.keep_leaks,
         where=", ".join(sources),
     )
@@ -289,13 +307,6 @@ def _read(config: RunConfig) -> tuple[LabelledSplit, Labelled | None]:
 def _counts(split: LabelledSplit) -> list[int]:
     counted = Counter(split.train.labels)
     return [counted[name] for name in split.names]
-
-
-def _joined(split: LabelledSplit) -> Labelled:
-    """Training and development rows whose class training has."""
-    known = [at for at, label in enumerate(split.development.labels) if label in split.names]
-    more = split.development.take(known)
-    return Labelled(split.train.texts + more.texts, split.train.labels + more.labels)
 
 
 def _nothing(rows: int, classes: int) -> Floats:

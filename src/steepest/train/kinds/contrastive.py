@@ -1,6 +1,7 @@
 """Runs of contrastive learning: a table of pairs, an encoder that begins as an IDF-weighted bag, lexical baselines."""
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ WIDTH = 512  # of an encoder without blocks
 BATCH_ROWS = 1024  # of a step: the more rows, the more negatives
 LR, EMBEDDING_LR = 4e-3, 12.0  # of blocks, tokens' weights and temperature; times more, of tokens' vectors
 EVALUATIONS, PATIENCE = 24, 8
+SECONDS_AN_EVALUATION = 15.0  # of the time, at least, for an evaluation takes one or two
 SCORES = ("cosine", *VIEWS)  # that are fused
 
 
@@ -46,6 +48,7 @@ class ContrastiveKind(Kind):
         tokenizer: text <-> ids, made from training texts only.
         idf_V: weight of each token at first; ``None`` for a run that is opened.
         width: texts of a row.
+        training_texts: for next-token training first, which only blocks can use.
         test: rows to be judged on at the end, if any.
         facts: what is said of the data and of the baselines, for ``result.json``.
     """
@@ -53,10 +56,12 @@ class ContrastiveKind(Kind):
     tokenizer: Tokenizer
     idf_V: npt.NDArray[np.float32] | None = None
     width: int = 2
+    training_texts: Sequence[str] = ()
     test: Truth | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
     own_probe: ClassVar[bool] = True
+    most_epochs: ClassVar[int | None] = 60
     ladder: ClassVar[bool] = False
 
     @classmethod
@@ -77,7 +82,8 @@ class ContrastiveKind(Kind):
         train = EncodedPairs.encode(split.train, tokenizer, context)
         data = config.data.replace(validation=split.share)
         settled = _settled(config.replace(objective=asked, data=data), train, context)
-        kind = cls(tokenizer, _idf(train, tokenizer.vocab_size), split.train.width)
+        layers = config.model.depth if "depth" in config.model.model_fields_set else 0
+        kind = cls(tokenizer, _idf(train, tokenizer.vocab_size), split.train.width, texts if layers else ())
         examples = kind._examples(settled, split, dev, train)
         kind.facts = {
             "rows": {"train": len(split.train), "held_out": len(examples.held_out)},
@@ -108,7 +114,7 @@ class ContrastiveKind(Kind):
     def examples(self, folder: RunFolder, config: RunConfig, cache: Path, listen: Listener) -> PairExamples:
         """The run's rows, read anew; what has changed since is found by their fingerprint."""
         split, dev, test = _read(config)
-        _tell(listen, split, len(dev or split.held_out), self.tokenizer)  # fmt: skip
+        _tell(listen, split, len(dev or split.held_out), self.tokenizer)
         train = EncodedPairs.encode(split.train, self.tokenizer, config.model.context)
         if test is not None:
             encoded = EncodedPairs.encode(test, self.tokenizer, config.model.context)
@@ -120,9 +126,7 @@ class ContrastiveKind(Kind):
     ) -> Iterable[AnyBatch]:
         """Another table of the same form, to be judged on whole."""
         objective = _objective_config(config)
-        table = _like(
-            read_pairs(sources, columns=_named_columns(objective), form=objective.form), config, self.width
-        )
+        table = _like(read_pairs(sources, columns=objective.columns, form=objective.form), config, self.width)
         encoded = EncodedPairs.encode(table, self.tokenizer, config.model.context)
         truth = Truth(table, (), development=False, encoded=encoded)
         return batches_in_order(encoded, context=config.model.context, truth=truth)
@@ -203,10 +207,6 @@ def _objective_config(config: RunConfig) -> ContrastiveConfig:
     return config.objective
 
 
-def _named_columns(objective: ContrastiveConfig) -> list[str]:
-    return objective.columns
-
-
 def _read(config: RunConfig) -> tuple[PairSplit, PairTable | None, PairTable | None]:
     """The table a config names, parted without leaks, and the rows to choose by and to be judged on."""
     objective = _objective_config(config)
@@ -281,7 +281,8 @@ def _settled(config: RunConfig, train: EncodedPairs, context: int) -> RunConfig:
     if "patience" not in training.model_fields_set:
         training = training.replace(patience=PATIENCE)
     if "evaluations" not in training.model_fields_set:
-        training = training.replace(evaluations=EVALUATIONS)
+        often = (training.time or math.inf) / SECONDS_AN_EVALUATION
+        training = training.replace(evaluations=int(max(5, min(EVALUATIONS, often))))
     return config.replace(batches=batches, optim=optim, train=training)
 
 
