@@ -31,6 +31,16 @@ from steepest.train.loop import run_loop
 from steepest.train.run import RunConfig, compose
 
 RESULTS = Path(__file__).parent / "results"
+# Depth, width, context, tokens and number of the steps timed; and depth, tokens, width of the maps.
+SHAPES = (
+    (2, 128, 256, 2048, 24),
+    (4, 192, 256, 2048, 16),
+    (8, 256, 256, 4096, 7),
+    (12, 64, 128, 2048, 12),
+    (4, 128, 512, 1024, 16),
+    (4, 128, 512, 512, 24),
+)
+MAPS = ((1, 12, 32), (6, 12, 32), (16, 8, 32), (4, 6, 64))
 
 
 def verdicts(text: Path | None, seed: int, file: Path) -> None:
@@ -69,36 +79,35 @@ def summarise(rows: list[dict], seed: int) -> dict:
 
 
 def overhead() -> dict:
-    """A step with and without the hook, and the hook at a probe, interleaved; the default of every K steps."""
+    """A step, the hook after it with a probe and without, in turn: seconds of one thread's processor time."""
+    torch.set_num_threads(1)
     rows = []
-    every = HealthConfig().every
-    for depth, width, context, batch_tokens, steps in (
-        (2, 128, 256, 2048, 40), (4, 192, 256, 2048, 30), (8, 256, 256, 4096, 10), (12, 64, 128, 2048, 20),
-    ):  # fmt: skip
+    for depth, width, context, batch_tokens, steps in SHAPES:
         model = TransformerConfig(vocab_size=1024, depth=depth, width=width, context=context)
         config = RunConfig(model=model).replace(
             batches={"batch_tokens": batch_tokens},
             optim={"lr": default_lr("muon", width=width, batch_tokens=batch_tokens)},
             train={"steps": steps, "micro_batch": max(1, 4096 // context), "device": "cpu"},
         )
+        every = HealthConfig().steps_between(batch_tokens // context)
         state = compose(config, RandomTokens(1024), random_objective)
         watch = HealthWatch(config, log=lambda line: None, event=lambda *_, **__: None,
                             micro_batch=lambda config=config: config.train.micro_batch)  # fmt: skip
         plain, probing, idle = [], [], []
-        mark = [time.perf_counter()]
+        mark = [time.process_time()]
 
         def hook(state, record, watch=watch, plain=plain, probing=probing, idle=idle, mark=mark) -> None:
             record["seconds"] = 0.0
-            began = time.perf_counter()
+            began = time.process_time()
             plain.append(began - mark[0])
             for due, times in ((False, idle), (True, probing)):
                 watch.due = lambda step, due=due: due  # what a step costs that is probed, and one that is not
-                started = time.perf_counter()
+                started = time.process_time()
                 watch._keep_weights(state) if due else None
                 watch(state, record)
-                times.append(time.perf_counter() - started)
+                times.append(time.process_time() - started)
             watch._sample = None
-            mark[0] = time.perf_counter()
+            mark[0] = time.process_time()
 
         run_loop(state, lr=config.optim.lr, clip=1.0, hooks=[(1, hook)], micro_batch=config.train.micro_batch)
         step, probe, other = (median(times[2:]) for times in (plain, probing, idle))
@@ -113,7 +122,7 @@ def overhead() -> dict:
 
 def singular() -> dict:
     rows = []
-    for depth, tokens, width in ((1, 12, 32), (6, 12, 32), (16, 8, 32), (4, 6, 64)):
+    for depth, tokens, width in MAPS:
         trunk = random_trunk(depth, width)
         maps, x = block_maps(trunk, torch.arange(tokens))
         for name, f, at in (("first block", maps[0], x), ("all blocks", chained(maps), x)):

@@ -22,8 +22,18 @@ from typing import Any, Literal
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 PAGE = HERE.parent / "docs" / "claims.md"
-ORDER = ("valley", "stochastic", "schedule", "adam", "weight_decay", "proxy", "vanishing", "clipping", "depth",
-         "bigger", "gradients", "memory")  # fmt: skip
+ORDER = (
+    "valley",
+    "stochastic",
+    "adam",
+    "weight_decay",
+    "proxy",
+    "vanishing",
+    "clipping",
+    "depth",
+    "gradients",
+    "memory",
+)
 HOLDS, PARTLY, FAILS = "holds", "holds in part", "does not hold"
 Verdict = Literal["holds", "holds in part", "does not hold"]
 COLOURS = ("#1f6feb", "#d9730d", "#1a9b6c", "#8b5cd6", "#c2397e", "#2b2f38")

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 POINTS, SECONDS = 50_000, 3.0
 BATCHES = (POINTS, 5_000, 500, 50)
-RATES = (0.1, 0.4, 1.6)
+RATES = (0.1, 0.4, 1.6, 6.4)
 
 
 def data() -> tuple[torch.Tensor, torch.Tensor]:

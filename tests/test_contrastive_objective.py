@@ -182,3 +182,12 @@ def test_collapse_is_said_in_words() -> None:
     healthy = {"mean_cosine": 0.02, "uniformity": -3.8, "effective_rank": 20.0}
     assert made.warnings(healthy) == []
     assert "collapsed" in made.warnings({"mean_cosine": 0.99, "uniformity": -0.02, "effective_rank": 1.2})[0]
+
+
+def test_cut_embeddings_are_trained_beside_the_whole() -> None:
+    made, batch = objective(dims=[8]), batch_of("pairs")
+    rows = made.encode(batch.ids_BT, batch.lengths)
+    plain = objective(dims=[]).loss_of
+    expected = (plain(rows, batch) + plain(rows[:, :8], batch)) / 2
+    torch.testing.assert_close(made.loss_of(rows, batch), expected)
+    assert made.embed(batch, 8).shape == (48, 8)

@@ -166,3 +166,31 @@ def test_figures_that_are_not_finite_are_null() -> None:
 def test_an_unknown_name_is_an_error_that_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r'no module "trunk.nrom"; did you mean "trunk.norm"'):
         Probe(objective(), inputs=["trunk.nrom"])
+
+
+@pytest.mark.parametrize(
+    ("residual", "gain", "low", "high"),
+    [(False, 1 / 3, 0.0, 1e-6), (True, 1 / 3, 0.5, 5.0), (True, 2.0, 1e4, 1e12), (False, 2.0, 3.0, 1e6)],
+    ids=["plain, torch's initial weights", "residual", "residual, He", "plain, He"],
+)
+def test_depth_without_norms_as_the_books_say(residual: bool, gain: float, low: float, high: float) -> None:
+    """A stack of 16 two-layer ReLU maps, 64 wide; variance of a weight ``gain / width``."""
+
+    class Part(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.outer = (nn.Linear(64, 64, bias=False) for _ in range(2))
+            for layer in (self.inner, self.outer):
+                nn.init.normal_(layer.weight, std=(gain / 64) ** 0.5, generator=generator)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            added = self.outer(self.inner(x).relu())
+            return x + added if residual else added
+
+    generator = torch.Generator().manual_seed(0)
+    stack = nn.Sequential(*[Part() for _ in range(16)])
+    x = torch.randn(256, 64, generator=generator, requires_grad=True)
+    with Probe(stack, inputs=["0"], outputs=["15"]) as probe:
+        stack(x).square().sum().backward()
+    seen = probe.read()
+    assert low <= seen["0 in"].gradient / seen["15 out"].gradient <= high

@@ -288,10 +288,16 @@ def test_config_errors(fields: dict[str, Any], words: list[str]) -> None:
     assert "\n" not in message and all(word in message for word in words), message
 
 
-@pytest.mark.parametrize("depth", [0, -1])
-def test_depth_errors(depth: int) -> None:
+def test_depth_errors() -> None:
     with pytest.raises(ConfigError, match="depth"):
-        config_from_depth(depth, vocab_size=10, context=8)
+        config_from_depth(-1, vocab_size=10, context=8)
+
+
+def test_without_blocks_a_token_is_its_normed_vector() -> None:
+    trunk = trained(small(depth=0))
+    vectors = trunk.embedding.weight[tokens()]
+    expected = vectors / (vectors.square().mean(dim=-1, keepdim=True) + trunk.config.norm_eps).sqrt()
+    torch.testing.assert_close(trunk(tokens()), expected * trunk.norm.weight)
 
 
 def test_longer_than_the_context() -> None:

@@ -22,7 +22,7 @@ from steepest.objectives.causal_model import CausalModel, Reply
 from steepest.retrieval.search import Corpus, Hit
 from steepest.runs import RunFolder, open_run
 from steepest.tokenizer import Tokenizer
-from steepest.train.evaluate import evaluate
+from steepest.train.evaluate import measure_all
 from steepest.train.judging import Predictions
 from steepest.train.kinds import CausalGraphKind, ClassificationKind, ContrastiveKind, Kind, kind_of
 from steepest.train.run import Listener, RunConfig
@@ -184,14 +184,15 @@ class TrainedRun:
     def evaluate(
         self, sources: Sequence[str] = (), *, cache: Path | None = None, listen: Listener = silent
     ) -> dict[str, float]:
-        """Metrics on what the run held out, or on other data, whole."""
+        """Metrics on what the run held out, or on other data, whole; the target metric with its interval."""
         place = cache_folder(cache)
         if sources:
             batches = self.kind.batches_of([str(source) for source in sources], self.config, place, listen)
         else:
             examples = self.kind.examples(self.folder, self.config, place, listen)
             batches = examples.held_out_batches(self.config.batches, context=self.config.model.context)
-        return evaluate(self.objective, batches)
+        parts = measure_all(self.objective, batches)
+        return self.objective.metrics(parts) | self.objective.interval(parts)
 
 
 def load(run: str | Path, *, runs: Path | str = RUNS, step: int | None = None) -> TrainedRun:

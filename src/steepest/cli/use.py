@@ -75,7 +75,7 @@ def evaluate(
         f"{trained.folder.name} at step {trained.step:,} on {', '.join(data) if data else 'its held-out text'}"
     )
     for name, value in metrics.items():
-        print(f"    {name.replace('_', ' '):<15}{value:.4f}")
+        print(f"    {name.replace('_', ' '):<20}{value:.4f}")
 
 
 @app.command()

@@ -54,7 +54,7 @@ class History:
 
     Attributes:
         steps: the last ``WINDOW`` step records.
-        flows: every probe of the gradient flow, as (step, share of the peak rate, figures).
+        flows: the first and the last probe of the gradient flow, as (step, share of the peak rate, figures).
         evaluations: every evaluation, as (step, held-out loss, training loss since the one before).
         settled: the step at which warm-up was over.
     """
@@ -64,26 +64,27 @@ class History:
     flows: list[tuple[int, float, Record]] = field(default_factory=list)
     evaluations: list[tuple[int, float, float | None]] = field(default_factory=list)
     settled: int | None = None
-    _losses: list[float] = field(default_factory=list)
+    _losses: tuple[float, int] = (0.0, 0)  # sum and count since the last evaluation
 
     def add(self, record: Record) -> str | None:
         """Take in a line of ``metrics.jsonl``; says what it was: "step", "flow", "evaluation" or nothing known."""
         if "gradient_flow" in record:
+            self.flows[1:] = []
             self.flows.append((record["step"], self.factor, record["gradient_flow"]))
             return "flow"
         if "evaluation" in record:
             loss = record["evaluation"].get("loss")
             if loss is None:
                 return None
-            trained = sum(self._losses) / len(self._losses) if self._losses else None
-            self.evaluations.append((record["step"], loss, trained))
-            self._losses.clear()
+            total, count = self._losses
+            self.evaluations.append((record["step"], loss, total / count if count else None))
+            self._losses = 0.0, 0
             return "evaluation"
         if "grad_norm" not in record:
             return None
         self.steps.append(record)
         if record["verdict"] == "ok":
-            self._losses.append(record["loss"])
+            self._losses = self._losses[0] + record["loss"], self._losses[1] + 1
         if self.settled is None and self.factor >= SETTLED:
             self.settled = record["step"]
         return "step"

@@ -10,14 +10,14 @@ from statistics import median
 
 from steepest.health.history import History, Record, Verdict
 
-FIRST_TO_LAST = 30.0  # gain of the stream's gradient through all blocks, either way; healthy: 1 to 16
+FIRST_TO_LAST = 30.0  # gain of the stream's gradient through all blocks, either way; healthy: 0.7 to 16
 RELATIVE = 3.0  # the same of gradient times activation, once trained; healthy: up to 1.2
 FORWARD_GROWTH = 1e3  # of the stream through all blocks, at the first probe; healthy: 1
 SILENT = 1e-4  # what a part adds, over the stream it adds to; healthy: from 0.017
 BESIDE = 0.05  # the same, over the loudest part's; healthy: from 0.005 in 24 blocks, which SILENT lets pass
 DEAD_SHARE = 0.3  # of an mlp's units; healthy: 0
-TOO_LARGE = 0.15  # update at the peak rate, over the weights as they began; healthy: up to 0.05
-TOO_SMALL = 1.2e-3  # update at the peak rate, over the weights; healthy: from 0.0047
+TOO_LARGE = 0.15  # update at the peak rate, over the weights as they began; healthy: up to 0.03
+TOO_SMALL = 1.2e-3  # update at the peak rate, over the weights; healthy: from 0.0097
 LOGIT, LOGIT_GROWTH = 40.0, 3.0  # largest, and over the first probe's; healthy: up to 11.3
 COSINE = 0.9  # mean, of two embeddings; healthy: 0.01, tied 0.57
 PATIENCE = 20  # steps after warm-up before parts that start at zero are judged
@@ -143,8 +143,8 @@ def rate_too_high(history: History) -> Verdict | None:
     return Verdict(
         "rate too high", step, None,
         f"The learning rate is too high: at its peak of {history.habits.lr:.2g} one step moves the matrices by "
-        f"{size:.0%} of the size they began with (healthy: 1% to 5%); lower optim.lr to about "
-        f"{history.habits.lr * 0.03 / size:.1g}.", size,
+        f"{size:.0%} of the size they began with (healthy: 1% to 3%); lower optim.lr to about "
+        f"{history.habits.lr * 0.02 / size:.1g}.", size,
     )  # fmt: skip
 
 
@@ -161,7 +161,7 @@ def rate_too_low(history: History) -> Verdict | None:
     return Verdict(
         "rate too low", step, None,
         f"The learning rate is too low: at its peak of {history.habits.lr:.2g} one step moves the matrices by "
-        f"{size:.2%} (healthy: 0.5% to 2.5%); raise optim.lr {aim}.", size,
+        f"{size:.2%} (healthy: 1% to 2.5%); raise optim.lr {aim}.", size,
     )  # fmt: skip
 
 

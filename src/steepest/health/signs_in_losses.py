@@ -73,8 +73,10 @@ def not_finite(history: History) -> Verdict | None:
 
 def divergence(history: History) -> Verdict | None:
     """The training loss has risen well above the best it had."""
+    if history.settled is None or history.steps[-1]["step"] % (SMOOTH // 2):
+        return None  # not at every step: nine medians
     losses = [record["loss"] for record in history.steps if record["verdict"] == "ok"]
-    if history.settled is None or len(losses) < 2 * SMOOTH:
+    if len(losses) < 2 * SMOOTH:
         return None
     now = median(losses[-SMOOTH:])
     best = min(

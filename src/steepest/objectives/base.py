@@ -54,6 +54,10 @@ class Objective(nn.Module):
     def metrics(self, parts: Sequence[Any]) -> dict[str, float]:
         """Named metrics, from what ``measure`` gave for every held-out batch."""
 
+    def interval(self, parts: Sequence[Any]) -> dict[str, float]:
+        """The target metric's 95% bootstrap interval, as "..._low" and "..._high"; nothing where it has none."""
+        return {}
+
     @abstractmethod
     def roles(self) -> dict[str, str]:
         """Role of every parameter by name: "embedding", "head", "matrix" or "vector"."""

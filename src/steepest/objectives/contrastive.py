@@ -70,7 +70,7 @@ class ContrastiveConfig(KindConfig):
     margin: float = Field(0.2, gt=0, description="of the triplet loss, in squared distance")
     symmetric: bool = Field(True, description="also find the anchor of every positive (infonce)")
     dims: list[int] = Field(
-        [], description="widths at which a cut embedding is to serve as well (Matryoshka)"
+        [], description="widths at which a cut embedding is to serve as well (Matryoshka), besides the whole"
     )
     token_dropout: float = Field(0.3, ge=0, lt=1, description="share of the tokens hidden while training")
     attention: Literal["bidirectional", "causal"] = Field("bidirectional", description="what a token may see")
@@ -209,9 +209,9 @@ class Contrastive(Objective):
                 return stand_in(self.config, z_BD, batch, self.scale, self.bias[0])
             return self._loss(z_BD, batch, self.scale, self.bias[0])
 
-        return (
-            matryoshka(of_units, rows_BD, self.config.dims) if self.config.dims else of_units(unit(rows_BD))
-        )
+        if not self.config.dims:
+            return of_units(unit(rows_BD))
+        return matryoshka(of_units, rows_BD, sorted({rows_BD.shape[1], *self.config.dims}, reverse=True))
 
     def accumulate_gradient(
         self, batch: Any, *, micro_batch: int, autocast: torch.dtype | None = None

@@ -295,7 +295,7 @@ def thinned(curve: Iterable[tuple[int, float]]) -> list[tuple[int, float]]:
     """A loss curve at a few points in an octave, each the mean since the last.
 
     >>> thinned([(tokens, float(tokens)) for tokens in range(1, 9)])[-1]
-    (8, 7.5)
+    (8, 8.0)
     """
     points: list[tuple[int, float]] = []
     losses: list[float] = []

@@ -23,7 +23,7 @@ from steepest.scaling.points import LEAST_POINTS, LEAST_SIZES
 
 PACE_SPREAD = 0.05  # of ln tokens: how well measured speed foretells a run's
 Z80, Z95 = 1.2816, 1.9600
-WITHIN = 4.0  # times the run's tokens a parameter, that a rung may be away
+WITHIN = 8.0  # times the run's tokens a parameter, that a rung may be away
 TOLERANCE = 0.02  # of the gate, for slopes of training losses under a falling rate
 MOST_DOUBT = 3.0
 TRUST = 0.005  # what the law must promise to double or halve the size that the rule takes

@@ -91,13 +91,13 @@ def promise(
     )  # fmt: skip
     sizes = _sizes(given, fixed)
 
-    def designed(within: float, times: float = 1.0, multiplier: float = 1.0) -> list[Rung]:
-        """For so many times the tokens; finished rungs of the same learning rate are free."""
+    def designed(within: float, multiplier: float = 1.0) -> list[Rung]:
+        """For so many seconds; finished rungs of the same learning rate are free."""
         have = {
             replace(rung, multiplier=1.0) for rung in climbing.finished() if rung.multiplier == multiplier
         }
         return design(
-            sizes, n=n, tokens=times * tokens, epochs=epochs, seconds=within, cost=climbing.cost,
+            sizes, n=n, tokens=tokens, epochs=epochs, seconds=within, cost=climbing.cost,
             least_tokens=LEAST_RUNG_TOKENS, have=have,
         )  # fmt: skip
 
@@ -117,10 +117,7 @@ def promise(
     multiplier = _check_rate(climbing, first) if given.optim.lr is None else 1.0
     climbing.run([replace(first, multiplier=multiplier)])
     # What the first rungs really took is known now, so the others are designed again for the seconds left.
-    rungs = [
-        replace(rung, multiplier=multiplier)
-        for rung in designed(climbing.left, multiplier=multiplier) or rungs
-    ]
+    rungs = [replace(rung, multiplier=multiplier) for rung in designed(climbing.left, multiplier) or rungs]
     top = max(rungs, key=lambda rung: rung.n * rung.tokens)
     affordable = WHOLE_SHARE * seconds / (EVALUATED * pace.seconds_per_token(top.n))
     climbing.run(rungs, top=top, whole=int(min(examples.held_out_tokens, affordable)))
@@ -219,10 +216,10 @@ def _sizes(given: RunConfig, fixed: dict[str, Any]) -> list[tuple[tuple[int, int
     return sorted(found, key=lambda pair: pair[1])
 
 
-def _enough(designed: Callable[[float, float], list[Rung]], seconds: float) -> str:
-    """How many times the time would buy a ladder."""
+def _enough(designed: Callable[[float], list[Rung]], seconds: float) -> str:
+    """How many times the time would buy a ladder (of a larger run, but of the same ratio)."""
     for times in (1.5, 2, 3, 4, 6, 8, 12, 16):
-        if designed(times * seconds, times):
+        if designed(times * seconds):
             return f"about {times:g} times the time would"
     return "not even sixteen times the time would"
 

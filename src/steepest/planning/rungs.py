@@ -14,6 +14,7 @@ Tokens are rounded to powers of the square root of two and epochs to a few numbe
 serves another.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -21,7 +22,7 @@ from typing import Any
 
 FINENESS = 2.0  # rungs of tokens in an octave
 LEAST_STEPS = 100  # of a rung
-SHARES = (1.0, 0.71, 0.5, 0.35)  # of the run's ratio, the largest that leaves three sizes
+SHARES = (1.0, 0.71, 0.5, 0.35)  # of the run's ratio, the largest that leaves three sizes, or else two
 TOP_SHARE = 0.45  # of the ladder's seconds, that the largest rung may take
 SPACING = 1.25  # least factor from one size of a ladder to the next
 LARGEST = 0.75  # share of the run's parameters that a rung may have
@@ -114,10 +115,10 @@ def design(
     def rung(shape: tuple[int, int], size: int, ratio: float, seed: int = 0) -> Rung:
         return Rung(*shape, size, rounded_tokens(max(ratio * size, least_tokens)), epochs, seed)
 
-    for share in SHARES:
+    for least, share in itertools.product((3, 2), SHARES):
         ratio = share * tokens / n
         spine = _spine([rung(shape, size, ratio) for shape, size in smaller], seconds, price)
-        if len(spine) < min(3, len(smaller)):
+        if len(spine) < least:
             continue
         chosen = list(spine)
         first, second, top = spine[0], spine[min(1, len(spine) - 1)], spine[-1]

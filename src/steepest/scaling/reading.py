@@ -134,7 +134,7 @@ def _range(draws: Array) -> Range:
 def _caveats(law: BayesLaw, residuals: Array) -> list[str]:
     points, told = law.points, []
     spread = max(float(np.median(law.sigma)), 1e-4)
-    scaled = residuals * (points.compute / points.compute.max()) ** (law.prior.weight_power / 2) / spread
+    scaled = residuals * (points.compute / points.compute.max()) ** 0.25 / spread
     worst = int(np.argmax(np.abs(scaled)))
     if abs(scaled[worst]) > MISFIT:
         told.append(

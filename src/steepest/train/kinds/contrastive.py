@@ -114,7 +114,7 @@ class ContrastiveKind(Kind):
     def examples(self, folder: RunFolder, config: RunConfig, cache: Path, listen: Listener) -> PairExamples:
         """The run's rows, read anew; what has changed since is found by their fingerprint."""
         split, dev, test = _read(config)
-        _tell(listen, split, len(dev or split.held_out), self.tokenizer)  # fmt: skip
+        _tell(listen, split, len(dev or split.held_out), self.tokenizer)
         train = EncodedPairs.encode(split.train, self.tokenizer, config.model.context)
         if test is not None:
             encoded = EncodedPairs.encode(test, self.tokenizer, config.model.context)
@@ -126,9 +126,7 @@ class ContrastiveKind(Kind):
     ) -> Iterable[AnyBatch]:
         """Another table of the same form, to be judged on whole."""
         objective = _objective_config(config)
-        table = _like(
-            read_pairs(sources, columns=_named_columns(objective), form=objective.form), config, self.width
-        )
+        table = _like(read_pairs(sources, columns=objective.columns, form=objective.form), config, self.width)
         encoded = EncodedPairs.encode(table, self.tokenizer, config.model.context)
         truth = Truth(table, (), development=False, encoded=encoded)
         return batches_in_order(encoded, context=config.model.context, truth=truth)
@@ -207,10 +205,6 @@ class ContrastiveKind(Kind):
 def _objective_config(config: RunConfig) -> ContrastiveConfig:
     assert isinstance(config.objective, ContrastiveConfig)
     return config.objective
-
-
-def _named_columns(objective: ContrastiveConfig) -> list[str]:
-    return objective.columns
 
 
 def _read(config: RunConfig) -> tuple[PairSplit, PairTable | None, PairTable | None]:
