@@ -56,9 +56,9 @@ def simpson(runs: list[dict[str, Any]]) -> None:
         right.hlines(
             truth[key], place - 0.36, place + 0.36, color=TRUTH, lw=1.6, label="truth" if place else None
         )
-        right.text(place + 0.31, np.mean(values), f"{np.mean(values):+.3f}", va="center", fontsize=10)
+        right.text(place + 0.40, np.mean(values), f"{np.mean(values):+.3f}", va="center", fontsize=10)
     right.axhline(0, color=GREY, lw=0.8)
-    right.set(xticks=[0, 1], xticklabels=["seen: A less B", "done: A less B"], xlim=(-0.5, 1.7),
+    right.set(xticks=[0, 1], xticklabels=["seen: A less B", "done: A less B"], xlim=(-0.5, 1.8),
               title="difference in P(recovered)")  # fmt: skip
     right.legend(frameon=False, loc="upper left")
     save(figure, "causal-simpson.png")
