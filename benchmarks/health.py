@@ -31,6 +31,16 @@ from steepest.train.loop import run_loop
 from steepest.train.run import RunConfig, compose
 
 RESULTS = Path(__file__).parent / "results"
+# Depth, width, context, tokens and number of the steps timed; and depth, tokens, width of the maps.
+SHAPES = (
+    (2, 128, 256, 2048, 24),
+    (4, 192, 256, 2048, 16),
+    (8, 256, 256, 4096, 7),
+    (12, 64, 128, 2048, 12),
+    (4, 128, 512, 1024, 16),
+    (4, 128, 512, 512, 24),
+)
+MAPS = ((1, 12, 32), (6, 12, 32), (16, 8, 32), (4, 6, 64))
 
 
 def verdicts(text: Path | None, seed: int, file: Path) -> None:
@@ -72,16 +82,14 @@ def overhead() -> dict:
     """A step, the hook after it with a probe and without, in turn: seconds of one thread's processor time."""
     torch.set_num_threads(1)
     rows = []
-    every = HealthConfig().every
-    for depth, width, context, batch_tokens, steps in (
-        (2, 128, 256, 2048, 24), (4, 192, 256, 2048, 16), (8, 256, 256, 4096, 7), (12, 64, 128, 2048, 12),
-    ):  # fmt: skip
+    for depth, width, context, batch_tokens, steps in SHAPES:
         model = TransformerConfig(vocab_size=1024, depth=depth, width=width, context=context)
         config = RunConfig(model=model).replace(
             batches={"batch_tokens": batch_tokens},
             optim={"lr": default_lr("muon", width=width, batch_tokens=batch_tokens)},
             train={"steps": steps, "micro_batch": max(1, 4096 // context), "device": "cpu"},
         )
+        every = HealthConfig().steps_between(batch_tokens // context)
         state = compose(config, RandomTokens(1024), random_objective)
         watch = HealthWatch(config, log=lambda line: None, event=lambda *_, **__: None,
                             micro_batch=lambda config=config: config.train.micro_batch)  # fmt: skip
@@ -114,7 +122,7 @@ def overhead() -> dict:
 
 def singular() -> dict:
     rows = []
-    for depth, tokens, width in ((1, 12, 32), (6, 12, 32), (16, 8, 32), (4, 6, 64)):
+    for depth, tokens, width in MAPS:
         trunk = random_trunk(depth, width)
         maps, x = block_maps(trunk, torch.arange(tokens))
         for name, f, at in (("first block", maps[0], x), ("all blocks", chained(maps), x)):

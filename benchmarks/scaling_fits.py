@@ -8,8 +8,8 @@ passed over, and any other CSV with columns of parameters, tokens and loss joins
 
 The back-test pretends that the most expensive runs of each table are not known yet. For each, a ladder is designed as a
 planner would: up to six rungs within a factor of 3 of the target's tokens a parameter, each 2.5 times cheaper than the
-one above, the top one at most 1/15 of the target's compute. The law fitted to the ladder predicts the target. Four
-ladders a target: the nearest ratios, and three random choices. Prints tables and writes JSON.
+one above, the top one at most 1/15 of the target's compute. The law fitted to the ladder predicts the target. Up to
+eight ladders a target: the nearest ratios, and random choices, each ladder once. Prints tables and writes JSON.
 """
 
 import argparse
@@ -38,7 +38,7 @@ from steepest.scaling import (
 HERE = Path(__file__).parent
 C4 = "loss___training_eval_data_val_tok_mult_paloma_c4_en_00000001_tar_"
 C4_HELD_OUT = "loss___training_eval_data_c4_val_shard_0000000_0000010_tar_"
-RUNGS, STEP, TARGETS, REPEATS = 6, 2.5, 14, 4
+RUNGS, STEP, TARGETS, REPEATS = 6, 2.5, 14, 8
 
 
 def read(folder: Path, name: str) -> list[dict[str, str]]:
@@ -229,6 +229,7 @@ def ladders(points: Points, share: float, dice: np.random.Generator) -> Iterator
         pool = np.flatnonzero(near & cheap)
         if len(pool) < 4 or compute[pool].max() < share * compute[target] / 3:
             continue
+        seen = set()
         for repeat in range(REPEATS):
             chosen: list[int] = []
             at = compute[pool].max()
@@ -238,7 +239,8 @@ def ladders(points: Points, share: float, dice: np.random.Generator) -> Iterator
                     away = np.abs(np.log(ratio[rungs] / ratio[target]))
                     chosen.append(int(dice.choice(rungs)) if repeat else rungs[int(np.argmin(away))])
                 at /= STEP
-            if len(chosen) >= 4 and np.unique(points.n[chosen]).size >= 2:
+            if len(chosen) >= 4 and np.unique(points.n[chosen]).size >= 2 and tuple(chosen) not in seen:
+                seen.add(tuple(chosen))
                 yield points.take(chosen), int(target)
 
 

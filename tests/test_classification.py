@@ -123,6 +123,27 @@ def test_only_rows_that_calibrate_change_the_blend() -> None:
     assert after["macro_f1"] == pytest.approx(wanted["macro_f1"])
 
 
+def test_a_network_that_makes_the_metric_worse_is_not_believed() -> None:
+    made = objective(metric="accuracy")
+    labels = torch.tensor([0] * 60 + [1] * 40)
+    lexical = torch.full((100, 3), -3.0)
+    lexical[torch.arange(100), labels] = 0.0
+    lexical[:10] = torch.tensor([-1.0, 0.0, -3.0])  # ten of them wrong
+    network = torch.zeros(100, 3)
+    network[:10, 0], network[60:, 0] = 0.9, 1.4  # it knows a little of those, at the cost of others
+    logits = torch.stack([lexical, network])
+    made.calibrate(logits, labels)
+    alone = torch.cat([logits[:1], torch.zeros(1, 100, 3)])
+    reached = (made.probabilities(logits).argmax(1) == labels).float().mean()
+    assert reached >= (made.probabilities(alone).argmax(1) == labels).float().mean()
+    network[:10, 0], network[60:, 0] = 3.0, 0.0  # and this one is right
+    made.calibrate(torch.stack([lexical, network]), labels)
+    assert (
+        made.blend_K[1] > 0
+        and (made.probabilities(torch.stack([lexical, network])).argmax(1) == labels).all()
+    )
+
+
 def test_classes_that_training_never_saw_count_as_wrong() -> None:
     made, part = objective(), batch()
     whole = made.metrics([made.measure(part)])["accuracy"]

@@ -180,15 +180,15 @@ def test_a_class_with_one_example_and_an_empty_text_are_no_hindrance(tmp_path: P
 def test_where_time_is_short_few_rows_are_fitted_and_the_others_judged(
     beasts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    little = Effort(("words",), (1.0,), 2, np.arange(0, 200, 4), baselines=False)
+    little = Effort(("words",), (1.0,), 2, np.arange(0, 160, 4), baselines=False)
     monkeypatch.setattr(classification, "choose_effort", lambda *_: little)
     run = train(beasts, tmp_path, steps=4)
     told = run.result.conclusion  # type: ignore[union-attr]
-    assert told["lexical"]["rows"] == 50 and not told["baselines"] and told["winner"] == "steepest"
+    assert told["lexical"]["rows"] == 40 and not told["baselines"] and told["winner"] == "steepest"
     assert set(told["judged"]["development"]) == {"steepest"}
     assert isinstance(run.kind, ClassificationKind)
     offset = run.kind.offsets[0]
-    assert np.allclose(np.exp(offset).sum(1), 1, atol=1e-5) and len(offset) > 200  # every row has one
+    assert np.allclose(np.exp(offset).sum(1), 1, atol=1e-5) and len(offset) > 160  # every row has one
     assert run.result.metrics["accuracy"] > 0.6  # type: ignore[union-attr]
 
 

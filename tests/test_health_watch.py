@@ -60,22 +60,6 @@ def test_probes_change_nothing_and_resume_bit_for_bit(
     assert probes(resumed) == probes(on)
 
 
-@pytest.mark.parametrize(
-    "tables",
-    [
-        {"train": {"backward": "recompute", "micro_batch": 3}},
-        {"model": {"coupling": "reversible"}, "train": {"micro_batch": 3}},
-    ],
-    ids=["recomputed", "reversible"],
-)
-def test_however_gradients_are_made(text_file: Path, tmp_path: Path, tables: dict) -> None:
-    on = train(text_file, tmp_path, "on", steps=6, health={"every": 2}, **tables)
-    off = train(text_file, tmp_path, "off", steps=6, health={"every": 0}, **tables)
-    assert outcome(on) == outcome(off)
-    for record in probes(on)[1:]:
-        assert all(value and value > 0 for value in record["gradient_flow"]["stream"]["gradient"])
-
-
 def test_verdicts_are_events_and_in_the_result_and_said_once(text_file: Path, tmp_path: Path) -> None:
     run = train(text_file, tmp_path, "sick", steps=60, optim={"lr": 1e-5}, health={"every": 10})
     events = [e for e in run.read_events() if e["event"] == "verdict"]

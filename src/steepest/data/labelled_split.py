@@ -16,6 +16,8 @@ from steepest.data.labelled import Labelled
 from steepest.data.padding import Ints
 from steepest.errors import DataError
 
+DEVELOPMENT_ROWS = 300  # wanted to choose by
+
 
 def key_of(text: str) -> str:
     """What makes two texts the same: all but case and white space.
@@ -39,6 +41,7 @@ class LabelledSplit:
     Attributes:
         notes: in words, for people: what was taken out and why.
         given: whether the development part is a file of its own.
+        share: of the rows that was split off, otherwise.
     """
 
     train: Labelled
@@ -46,6 +49,16 @@ class LabelledSplit:
     names: tuple[str, ...]
     notes: list[str]
     given: bool
+    share: float
+
+
+def development_share(rows: int) -> float:
+    """A tenth; of few rows more, so that there are some hundreds to choose by, up to a quarter.
+
+    >>> [development_share(rows) for rows in (100, 2000, 50_000)]
+    [0.25, 0.15, 0.1]
+    """
+    return round(min(max(0.1, DEVELOPMENT_ROWS / max(rows, 1)), 0.25), 4)
 
 
 def split_labelled(
@@ -53,7 +66,7 @@ def split_labelled(
     *,
     development: Labelled | None = None,
     test: Labelled | None = None,
-    share: float = 0.1,
+    share: float | None = None,
     keep_leaks: bool = False,
     where: str = "the data",
 ) -> LabelledSplit:
@@ -61,6 +74,7 @@ def split_labelled(
 
     Args:
         development: rows of their own; a ``share`` of the training rows is split off if ``None``.
+        share: see ``development_share``, if ``None``.
         test: rows that training must not have seen.
         keep_leaks: leave copies of development and test rows in training, but say so.
 
@@ -87,6 +101,7 @@ def split_labelled(
     _check(train, counts, where, notes)
     notes += _conflicts(train)
     given = development is not None
+    share = development_share(len(train)) if share is None else share
     if development is None:
         train, development = _split_off(train, counts, share)
     unknown = sorted(set(development.labels) - set(names))
@@ -94,7 +109,7 @@ def split_labelled(
         notes.append(
             f"{len(unknown)} classes of the development part are not in training and count as wrong: {_few(unknown)}"
         )
-    return LabelledSplit(train, development, names, notes, given)
+    return LabelledSplit(train, development, names, notes, given, share)
 
 
 def _check(train: Labelled, counts: Counter[str], where: str, notes: list[str]) -> None:

@@ -166,8 +166,9 @@ def _undisturbed(objective: Objective) -> Iterator[None]:
     trunk = objective.trunk
     backward, recompute, training = trunk.backward, trunk.recompute_blocks, objective.training
     held = {parameter: parameter.grad for parameter in objective.parameters()}
+    devices = sorted({one.device.index or 0 for one in held if one.device.type == "cuda"})
     with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng())
+        stack.enter_context(torch.random.fork_rng(devices))
         for parameter in held:
             parameter.grad = None
         objective.eval()

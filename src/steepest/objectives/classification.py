@@ -168,11 +168,22 @@ class Classification(Objective):
         return {f"{self.metric}_low": low, f"{self.metric}_high": high}
 
     def calibrate(self, logits_KNC: Tensor, labels_N: Tensor) -> None:
-        """Choose how much of either logit to believe."""
+        """Choose how much of either logit to believe; only the lexical one, where that alone has the better metric."""
         first = 0 if self.config.lexical else 1
         fitted = torch.zeros(2)
         fitted[first:] = fit_blend(logits_KNC[first:], labels_N).float()
         self.blend_K.copy_(fitted)
+        if not self.config.lexical or not fitted[1]:
+            return
+        reached = self._metric_of(logits_KNC, labels_N)
+        alone = torch.zeros(2)
+        alone[:1] = fit_blend(logits_KNC[:1], labels_N).float()
+        self.blend_K.copy_(alone)
+        if not self.better(self._metric_of(logits_KNC, labels_N), reached):
+            self.blend_K.copy_(fitted)
+
+    def _metric_of(self, logits_KNC: Tensor, labels_N: Tensor) -> float:
+        return classification_scores(self.probabilities(logits_KNC), labels_N, [self.metric])[self.metric]
 
     def probabilities(self, logits_KNC: Tensor) -> Tensor:
         """Calibrated probabilities (N, C)."""

@@ -4,7 +4,7 @@ laws                 the functional forms of Kaplan, Chinchilla and Muennighoff,
 points               finished runs, checked: parameters, tokens, loss
 table                points from CSV, JSON lines or a folder of run folders
 reading              what a fitted law says, and what would break it
-bayes                the default fit: all laws the data allow, weighed
+bayes                the default fit: all laws the data allow, weighed; posterior: its arithmetic
 variable_projection  the best-fitting law; huber: the same as the Chinchilla paper fits it
 isoflop              the best size at each compute, and the frontier of least loss
 gate                 whether a small run is far enough along to count
@@ -12,7 +12,7 @@ curve                a run's own loss curve, extrapolated under any schedule
 prediction           a median with its intervals
 """
 
-from steepest.scaling.bayes import BayesLaw, Prior, fit_bayes
+from steepest.scaling.bayes import BayesLaw, fit_bayes
 from steepest.scaling.curve import CurveLaw, fit_curve
 from steepest.scaling.gate import Rung, Verdict, judge_ladder, local_slopes
 from steepest.scaling.huber import fit_huber
@@ -27,6 +27,7 @@ from steepest.scaling.laws import (
     muennighoff,
 )
 from steepest.scaling.points import Points, join
+from steepest.scaling.posterior import Prior
 from steepest.scaling.prediction import Prediction
 from steepest.scaling.reading import Reading, read_law
 from steepest.scaling.table import Table, points_from_rows, read_table

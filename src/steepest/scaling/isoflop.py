@@ -7,8 +7,8 @@ At fixed C = 6 N D a parabola in ln N is laid through the losses of each budget,
 The vertex of a parabola is biased where the true curve is not one: the window is kept to within a factor of 6 around
 the lowest loss, and a vertex outside the sampled sizes is dropped. On Chinchilla's law a = beta / (alpha + beta).
 
-Sources: J. Hoffmann et al., https://arxiv.org/abs/2203.15556 (approach 2); T. Porian et al.,
-https://arxiv.org/abs/2406.19146.
+Sources: J. Hoffmann et al., https://arxiv.org/abs/2203.15556 (approach 2); its biases: Z. Xu et al.,
+https://arxiv.org/abs/2603.22339; T. Porian et al., https://arxiv.org/abs/2406.19146.
 """
 
 from dataclasses import dataclass

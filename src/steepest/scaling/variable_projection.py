@@ -7,7 +7,8 @@ set of active columns. What is left is a smooth search in two dimensions, and th
 about 10. With ``huber`` the squares become Huber's loss of that threshold, by reweighting (IRLS).
 
 Sources: G. Golub, V. Pereyra, https://doi.org/10.1137/0710036; J. Hoffmann et al., https://arxiv.org/abs/2203.15556
-(approach 3); P. J. Huber, https://doi.org/10.1214/aoms/1177703732.
+(approach 3); Z. Xu et al., https://arxiv.org/abs/2603.22339 (why this one); P. J. Huber,
+https://doi.org/10.1214/aoms/1177703732.
 """
 
 from itertools import combinations

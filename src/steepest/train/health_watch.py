@@ -11,7 +11,7 @@ from typing import Any
 from steepest.health import Habits, Judge, Verdict, WeightSample, gradient_flow
 from steepest.train.evaluate import eagerly
 from steepest.train.loop import Record
-from steepest.train.run import RunConfig, resolve_autocast
+from steepest.train.run import RunConfig, resolve_autocast, sequences_per_step
 from steepest.train.state import TrainState
 
 Event = dict[str, Any]
@@ -36,6 +36,7 @@ class HealthWatch:
     ) -> None:
         self.config, self._log, self._event, self._micro_batch = config, log, event, micro_batch
         self.judge = Judge(habits_of(config))
+        self.every = config.health.steps_between(sequences_per_step(config))
         self._sample: WeightSample | None = None
         self._told: set[tuple[str, int]] = set()
 
@@ -73,8 +74,7 @@ class HealthWatch:
 
     def due(self, step: int) -> bool:
         """Whether the flow is probed after this step: the first, and every K-th."""
-        every = self.config.health.every
-        return every > 0 and (step == 1 or step % every == 0)
+        return self.every > 0 and (step == 1 or step % self.every == 0)
 
     @property
     def verdicts(self) -> list[Verdict]:

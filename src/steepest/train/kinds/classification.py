@@ -31,7 +31,6 @@ from steepest.train.run import Listener, RunConfig
 BATCH = 32  # texts a step
 DROPOUT = 0.2
 EVALUATIONS, PATIENCE = 24, 10
-DEVELOPMENT_SHARE = 0.1
 USUAL_TEXT = str(DataConfig.model_fields["text_column"].default)  # which means: find it
 
 Floats = npt.NDArray[np.float32]
@@ -76,9 +75,8 @@ class ClassificationKind(Kind):
         cls, config: RunConfig, cache: Path, listen: Listener
     ) -> tuple[Self, RunConfig, LabelledExamples]:
         """Read and split the rows, make the tokenizer, fit the lexical model and the baselines."""
-        if "validation" not in config.data.model_fields_set:
-            config = config.replace(data=config.data.replace(validation=DEVELOPMENT_SHARE))
         split, test = _read(config)
+        config = config.replace(data=config.data.replace(validation=split.share))
         objective = _objective_config(config)
         files = {
             part: str(Path(file).absolute())
@@ -293,12 +291,13 @@ def _read(config: RunConfig) -> tuple[LabelledSplit, Labelled | None]:
         raise ConfigError(
             "classification needs labelled texts: give a TSV, CSV, JSON lines or Parquet file with --data"
         )
+    share = config.data.validation if "validation" in config.data.model_fields_set else None
     test = None if objective.test is None else _read_all([objective.test], config)
     split = split_labelled(
         _read_all(sources, config),
         development=None if objective.dev is None else _read_all([objective.dev], config),
         test=test,
-        share=config.data.validation,
+        share=share,
         keep_leaks=objective.keep_leaks,
         where=", ".join(sources),
     )
