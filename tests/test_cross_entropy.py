@@ -226,6 +226,8 @@ def test_token_losses(dtype: torch.dtype, chunk: int | None) -> None:
     expected = F.cross_entropy(logits, targets, ignore_index=IGNORE_INDEX, reduction="none")
     assert_near([nats], [expected], TOLERANCE[dtype])
     assert torch.equal(correct, logits.argmax(1) == targets) and 0 < correct.sum() < N
+    blank = torch.zeros_like(hidden)  # all logits equal: a model that knows nothing is never right
+    assert not chunked_token_losses(blank, weight, targets, chunk=chunk)[1].any()
     assert not nats.requires_grad
 
 

@@ -91,8 +91,8 @@ def chunked_token_losses(
     """Each target's loss, and whether it was the first choice; for evaluation, without gradients.
 
     Returns:
-        ``nats_N`` (float32, or float64 for float64 inputs; 0 where ignored) and ``correct_N`` (bool; no logit
-        is above the target's; false where ignored).
+        ``nats_N`` (float32, or float64 for float64 inputs; 0 where ignored) and ``correct_N`` (bool; every
+        other logit is below the target's, so ties count against it; false where ignored).
 
     >>> nats_N, correct_N = chunked_token_losses(torch.eye(2), torch.eye(2), torch.tensor([0, 0]))
     >>> nats_N, correct_N
@@ -108,7 +108,7 @@ def chunked_token_losses(
             counted_C = targets_N[rows] != ignore_index
             logits_CV = (hidden_ND[rows].to(dtype) @ weight_DV).to(wide)
             hit_C = logits_CV.gather(1, targets_N[rows].where(counted_C, 0)[:, None])[:, 0]
-            correct_N[rows] = (hit_C >= logits_CV.amax(1)) & counted_C
+            correct_N[rows] = ((logits_CV >= hit_C[:, None]).sum(1) == 1) & counted_C
             nats_N[rows] = (logits_CV.logsumexp(1) - hit_C).where(counted_C, 0)
     return nats_N, correct_N
 
