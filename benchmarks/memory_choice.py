@@ -51,7 +51,7 @@ from steepest.train.footprint import predict_training
 from steepest.train.run import RunConfig
 from steepest.train.split import hold_as
 torch.set_num_threads(1)
-holding, limit, before, splits, overrides = json.loads(sys.argv[1])
+holding, limit, before, splits, overrides, peaks = json.loads(sys.argv[1])
 hold_as(holding)
 way = {one.name: one for one in (KEPT, RETURNED)}[holding]
 seconds = {}
@@ -60,7 +60,10 @@ for micro, k in splits:
     config = build(RunConfig, values)
     if k:
         config = config.replace(train=config.train.replace(backward="recompute", recompute_blocks=k))
-    if before + way.bytes(predict_training(config)) > limit:
+    name = f"{micro} x {k}"
+    if name not in peaks:
+        peaks[name] = predict_training(config).peak
+    if before + peaks[name] * (1 + way.share) + way.fixed > limit:
         continue
     objective, optimizers = footprint._parts(config, footprint.TEXT, (k, config.model.depth - k))
     batch, step = footprint._text(config), footprint._step(config, micro)
@@ -69,9 +72,9 @@ for micro, k in splits:
         began = time.process_time()
         step(objective, optimizers, batch, batch)
         found.append(time.process_time() - began)
-    seconds[f"{micro} x {k}"] = min(found[1:])
+    seconds[name] = min(found[1:])
     del objective, optimizers, batch
-print(json.dumps(seconds))
+print(json.dumps({"seconds": seconds, "peaks": peaks}))
 """
 
 
@@ -95,13 +98,14 @@ def pair(number: int, text: Path, folder: str) -> dict[str, Any]:
     row["kept"] = row["peak"] <= limit
     chosen = plan["micro_batch"], plan["recompute_blocks"]
     splits = sorted(
-        {(sequences >> i, k) for i in range(sequences.bit_length()) for k in (0, depth // 2, depth)}
-        | {chosen}
+        {(sequences >> i, k) for i in range(sequences.bit_length()) for k in (0, depth)} | {chosen}
     )
-    timed = {}
+    timed: dict[str, float] = {}
+    peaks: dict[str, int] = {}
     for holding in ("freed pages kept", "freed pages returned"):
-        found = child(TIME, json.dumps([holding, limit, plan["before"], splits, [*COMMON, *shape]]))
-        timed |= {f"{name}, {holding}": seconds for name, seconds in found.items()}
+        found = child(TIME, json.dumps([holding, limit, plan["before"], splits, [*COMMON, *shape], peaks]))
+        peaks = found["peaks"]
+        timed |= {f"{name}, {holding}": seconds for name, seconds in found["seconds"].items()}
     row["chosen"] = f"{chosen[0]} x {chosen[1]}, {plan['allocator']}"
     row["best"] = min(timed, key=lambda name: timed[name])
     row["over_best"] = timed[row["chosen"]] / timed[row["best"]] - 1

@@ -51,7 +51,7 @@ def train(
 def test_learns_what_no_lexical_score_can_know(pairs: Path, tmp_path: Path) -> None:
     test = write_rows(tmp_path / "test.tsv", list(translated(480)[-60:]))
     objective = {"metric": "recall@1", "test": str(test)}
-    run = train(pairs, tmp_path, steps=150, objective=objective, optim={"lr": 3e-2})
+    run = train(pairs, tmp_path, steps=150, objective=objective, optim={"lr": 3e-2}, health={"every": 5})
     result = json.loads(run.folder.result.read_text())
     assert run.metrics["recall@1"] > 0.8
     ours, bm25 = (result["judged"]["test"][name] for name in ("steepest", "BM25"))

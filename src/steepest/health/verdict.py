@@ -52,11 +52,17 @@ class Judge:
             if sum(verdict.kind == kind for verdict in self.verdicts) >= AT_MOST.get(kind, 1):
                 continue
             for when, sign in signs:
-                if when == what and (found := sign(self.history)) is not None:
+                if when != what or (what == "flow" and sign is not flow.collapse and not self._has_blocks()):
+                    continue
+                if (found := sign(self.history)) is not None:
                     new.append(found)
                     break
         self.verdicts += new
         return new
+
+    def _has_blocks(self) -> bool:
+        """Whether the last flow passed through any; of a bag of tokens only the embedding can be judged."""
+        return len(self.history.flows[-1][2]["stream"]["gradient"]) > 1
 
 
 def diagnose(records: Iterable[Record], habits: Habits) -> list[Verdict]:

@@ -9,7 +9,9 @@ Each byte has a kind (weights, optimiser, gradients, batch, activations) and eac
 any help from the step: inside the autograd engine is "backward", inside an optimiser "update", from a module's
 call on "forward", and what lies between "between" (clipping, say).
 
-What a kernel allocates and frees inside itself is not seen; eager CPU kernels hardly do.
+What a kernel allocates and frees inside itself is not seen, but for one thing that is known: an elementwise kernel
+on a CPU copies operands that are in another dtype than the one it computes in. (Of the rest, oneDNN's scratch for
+bfloat16 products is a few hundred kB.)
 
 Floating-point operations come from torch's own registry of formulas. (``FlopCounterMode`` itself is not used: its
 module hooks keep recomputed tensors alive.)
@@ -20,6 +22,7 @@ import weakref
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import reduce
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -146,25 +149,30 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         phase = self.phase()
         if name in flop_registry:
             self.flops[phase] += flop_registry[name](*args, **(kwargs or {}), out_val=out)
+        copies = 0
         if not op.is_view:
             inputs = [leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor)]
+            copies = _copied(op, inputs)
             self.traffic[phase] += sum(leaf.numel() * leaf.element_size() for leaf in (*inputs, *leaves))
             self.operations[phase] += 1
-        self._note(phase, str(name))
+        self._note(phase, str(name), copies)
         return out
 
-    def _note(self, phase: Phase, name: str) -> None:
-        self.timeline.append((phase, self._total))
+    def _note(self, phase: Phase, name: str, passing: int) -> None:
+        """Keep the moment; ``passing`` bytes are alive inside the operation only."""
+        total = self._total + passing
+        self.timeline.append((phase, total))
         key: Key = (phase, *self.stretch)
-        self.climbs[key] = max(self.climbs.get(key, 0), self._total - self._began)
+        self.climbs[key] = max(self.climbs.get(key, 0), total - self._began)
         if self.stretch[0] != "block":
             # The n-th call of an operation has the same place in a deeper model.
             ordinal = self._ordinals[*key, name]
             self._ordinals[*key, name] += 1
             key = (*key, name, ordinal)
         self._noted = key
-        if self._total > sum(self.peaks.get(key, ())):
-            self.peaks[key] = tuple(self.live.values())
+        if total > sum(self.peaks.get(key, ())):
+            *others, activations = self.live.values()
+            self.peaks[key] = (*others, activations + passing)
 
     def _remove(self, key: int) -> None:
         entry = self._storages.pop(key, None)
@@ -254,6 +262,19 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._updating = False
         if self._phase != "backward":
             self._phase = "between"
+
+
+def _copied(op: Any, inputs: list[Tensor]) -> int:
+    """Bytes of the copies that an elementwise CPU kernel makes of operands in another dtype."""
+    dtypes = {tensor.dtype for tensor in inputs if tensor.is_floating_point() and tensor.ndim}
+    if len(dtypes) < 2 or torch.Tag.pointwise not in op.tags or not inputs[0].is_cpu:
+        return 0
+    computed = reduce(torch.promote_types, dtypes)
+    return sum(
+        tensor.numel() * computed.itemsize
+        for tensor in inputs
+        if tensor.is_floating_point() and tensor.dtype != computed
+    )
 
 
 def _is_fake(tensor: Tensor) -> bool:
