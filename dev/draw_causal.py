@@ -26,7 +26,7 @@ def graph(axes: Any, nodes: dict[str, tuple[float, float]], edges: list[tuple[st
         axes.annotate(
             "", nodes[b], nodes[a],
             arrowprops={"arrowstyle": "-|>", "lw": 1.6, "color": "#d0d0d0" if gone else TRUTH,
-                        "ls": ":" if gone else "-", "shrinkA": 24, "shrinkB": 24},
+                        "ls": ":" if gone else "-", "shrinkA": 30, "shrinkB": 30},
         )  # fmt: skip
     for a, b in tied:
         axes.annotate(
@@ -37,7 +37,7 @@ def graph(axes: Any, nodes: dict[str, tuple[float, float]], edges: list[tuple[st
     for name, (x, y) in nodes.items():
         axes.text(x, y, name, ha="center", va="center", fontsize=10,
                   bbox={"boxstyle": "round,pad=0.45", "fc": "white", "ec": TRUTH, "lw": 1.1})  # fmt: skip
-    axes.set(xlim=(-0.35, 1.35), ylim=(-0.4, 1.4), title=title)
+    axes.set(xlim=(-0.45, 1.45), ylim=(-0.4, 1.4), title=title)
     axes.axis("off")
 
 
@@ -45,7 +45,7 @@ def simpson(runs: list[dict[str, Any]]) -> None:
     """Seen and done, beside the truth."""
     truth = runs[0]["truth"]
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(11, 3.4), width_ratios=[1, 1, 1.5])
-    nodes = {"stone": (0.5, 1.1), "treatment": (0.0, 0.0), "recovered": (1.0, 0.0)}
+    nodes = {"stone": (0.5, 1.0), "treatment": (-0.1, 0.0), "recovered": (1.1, 0.0)}
     edges = [("stone", "treatment"), ("stone", "recovered"), ("treatment", "recovered")]
     graph(left, nodes, edges, title="seeing treatment = A")
     graph(middle, nodes, edges, cut=("stone>treatment",), title="doing treatment = A")
@@ -56,9 +56,9 @@ def simpson(runs: list[dict[str, Any]]) -> None:
         right.hlines(
             truth[key], place - 0.36, place + 0.36, color=TRUTH, lw=1.6, label="truth" if place else None
         )
-        right.text(place + 0.31, np.mean(values), f"{np.mean(values):+.3f}", va="center", fontsize=10)
+        right.text(place + 0.40, np.mean(values), f"{np.mean(values):+.3f}", va="center", fontsize=10)
     right.axhline(0, color=GREY, lw=0.8)
-    right.set(xticks=[0, 1], xticklabels=["seen: A less B", "done: A less B"], xlim=(-0.5, 1.7),
+    right.set(xticks=[0, 1], xticklabels=["seen: A less B", "done: A less B"], xlim=(-0.5, 1.8),
               title="difference in P(recovered)")  # fmt: skip
     right.legend(frameon=False, loc="upper left")
     save(figure, "causal-simpson.png")
@@ -80,6 +80,7 @@ def arrows(runs: list[dict[str, Any]]) -> None:
     right.axvline(0, color=GREY, lw=0.8)
     right.set(title='"effect" of A over B: not the same')
     left.invert_yaxis()
+    left.locator_params(axis="x", nbins=5)
     save(figure, "causal-arrows.png")
 
 
@@ -100,7 +101,7 @@ def front_door(runs: list[dict[str, Any]]) -> None:
             right.scatter(figures, [place] * len(figures), color=color, marker=marker, s=42, zorder=3)
     for value in "01":
         right.axvline(truth[value], color=TRUTH, lw=1.2)
-        right.text(truth[value], 2.62, f"truth, x = {value}", ha="center", fontsize=9)
+        right.text(truth[value] + 0.005, 2.62, f"truth, x = {value}", ha="left", fontsize=9)
     right.set(yticks=range(3), yticklabels=["do(x), with x <-> y", "do(x), hidden cause denied", "seen: P(y | x)"],
               ylim=(-0.6, 2.9), xlabel="P(y = 1); circles x = 0, squares x = 1, one a seed")  # fmt: skip
     save(figure, "causal-front-door.png")

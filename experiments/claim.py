@@ -25,12 +25,14 @@ PAGE = HERE.parent / "docs" / "claims.md"
 ORDER = (
     "valley",
     "stochastic",
+    "schedule",
     "adam",
     "weight_decay",
     "proxy",
     "vanishing",
     "clipping",
     "depth",
+    "bigger",
     "gradients",
     "memory",
 )

@@ -151,3 +151,16 @@ def test_what_would_break_the_law_is_said() -> None:
     assert worst.startswith("row 11 lies")
     few_tokens = read_law(fit_bayes(Points.of(N, 2 * N, BESIROGLU(N, 2 * N)))).caveats
     assert any("fewer than 3 tokens a parameter" in one for one in few_tokens)
+
+
+def test_the_exponent_of_isoflop_parabolas_is_told_where_the_table_has_budgets(tmp_path: Path) -> None:
+    rows = ["n,d,loss"]
+    for compute in (1e19, 1e20, 1e21):
+        for n in BESIROGLU.optimal(compute)[0] * np.geomspace(0.3, 3, 7):
+            rows.append(f"{n},{compute / 6 / n},{float(BESIROGLU(n, compute / 6 / n))}")
+    path = tmp_path / "budgets.csv"
+    path.write_text("\n".join(rows))
+    assert json.loads(run(path, "--json", "--no-picture"))["isoflop_exponent"] == pytest.approx(
+        0.513, abs=0.01
+    )
+    assert "parabolas through the budgets of the table: best N ~ C^0.51" in run(path, "--no-picture")

@@ -295,3 +295,16 @@ def test_a_browser_has_nothing_to_complain_about(tmp_path: Path) -> None:
     )  # fmt: skip
     assert "CONSOLE" not in done.stderr
     assert done.stdout.count('class="tip"') > 5  # the script ran to its end
+
+
+def test_a_very_long_run_is_thinned_but_keeps_what_is_rare(tmp_path: Path) -> None:
+    folder = write_run(tmp_path)
+    line = '{"step": %d, "tokens": 1, "seconds": %d, "loss": 2.0, "lr": 0.1, "grad_norm": 1.0, "verdict": "%s"}\n'
+    with folder.metrics.open("a") as file:
+        for i in range(300, 90_300):
+            file.write(line % (i, i, "outlier" if i in (700, 50_001) else "ok"))
+    run = read_run(folder)
+    assert 20_000 <= len(run.steps) < 40_000
+    assert {700, 50_001} < {record["step"] for record in run.steps if record["verdict"] == "outlier"}
+    assert len(run.evaluations) == STEPS // 20 + 1
+    assert write_report(folder).stat().st_size < 1_000_000

@@ -114,6 +114,9 @@ def _tell(table: "Table", law: "BayesLaw", said: "Reading", predicted: list[dict
         "slopes are -d ln L at the largest compute: what Kaplan's law, which has no floor, calls exponents\n"
     )
 
+    if said.isoflop_exponent is not None:
+        console.print(f"parabolas through the budgets of the table: best N ~ C^{said.isoflop_exponent:.3f}\n")
+
     best = grid("compute", "times the largest", "best N", "best D", "D / N", "loss", "80% interval")
     for one in said.optima:
         best.add_row(f"{one.compute:.1e}", f"{one.loss.extrapolation:.3g}", in_count(one.n), in_count(one.d),

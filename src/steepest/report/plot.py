@@ -14,6 +14,8 @@ from steepest.report.scale import FORMATS, Scale, ticks, time_ticks
 
 Points = Sequence[tuple[float, float]]
 
+MOST_DOTS = 200  # of a line that is drawn anyway
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -54,7 +56,9 @@ class Plot:
             self._marks.append(f'<path class="line {style}"{told} d="{path}"/>')
 
     def dots(self, points: Points, style: str, *, radius: float = 3, names: Sequence[str] = ()) -> None:
-        """Points, each with a name that shows under the pointer."""
+        """Points, each with a name that shows under the pointer; so many that they would touch are left to the line."""
+        if len(points) > MOST_DOTS and not names:
+            return
         for i, (x, y) in enumerate(points):
             if math.isfinite(x) and math.isfinite(y):
                 title = f"<title>{escape(names[i])}</title>" if i < len(names) else ""

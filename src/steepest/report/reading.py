@@ -15,7 +15,8 @@ from steepest.runs import RunFolder
 
 Table = dict[str, Any]
 
-LINES = 40_000  # of metrics.jsonl that are parsed in full; of more, every second, third ... plain step line
+# How many lines of a kind are read; of more, every second, third ... Whatever is in none of them is read in full.
+KEPT = {'"gradient_flow"': 1_000, '"evaluation"': 1_000, '"sample"': 100, '"verdict": "ok"': 20_000}
 
 
 @dataclass
@@ -151,13 +152,17 @@ def _read_table(path: Path, problems: list[str], *, expected: bool = True) -> Ta
 
 
 def _read_lines(path: Path, problems: list[str], *, expected: bool = True) -> list[Table]:
-    """Tables of a JSON-lines file; plain step lines are thinned where there are very many."""
+    """Tables of a JSON-lines file; a kind of line of which there are very many is thinned."""
     lines = _read_text(path, problems, expected=expected).splitlines()
-    stride = max(1, len(lines) // LINES)
+    strides = {kind: max(1, sum(kind in line for line in lines) // most) for kind, most in KEPT.items()}
+    seen = dict.fromkeys(KEPT, 0)
     found, broken = [], 0
-    for i, line in enumerate(lines):
-        if i % stride and '"grad_norm"' in line and '"verdict": "ok"' in line:
-            continue
+    for line in lines:
+        kind = next((kind for kind in KEPT if kind in line), None)
+        if kind is not None:
+            seen[kind] += 1
+            if (seen[kind] - 1) % strides[kind]:
+                continue
         try:
             value = json.loads(line)
         except (ValueError, RecursionError):

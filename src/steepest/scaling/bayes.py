@@ -145,25 +145,18 @@ def fit_bayes(
     dice = np.random.default_rng(seed)
     share = points.compute / points.compute.max()
     n0, d0 = (float(np.exp(np.average(np.log(x), weights=share**0.5))) for x in (points.n, points.fresh))
+    log_n, log_d = np.log(points.n / n0), np.log(points.fresh / d0)
     trust = np.ones(len(points))
     for left in reversed(range(ROUNDS if len(points) >= LEAST_TO_DOUBT else 1)):
         parts = [
-            solve(
-                np.log(points.n / n0),
-                np.log(points.fresh / d0),
-                points.loss,
-                trust * share**power,
-                prior,
-                dice,
-            )
+            solve(log_n, log_d, points.loss, trust * share**power, prior, dice)
             for power in prior.weight_powers
         ]
         chance = np.concatenate([part.chance for part in parts])
         edges = (np.arange(DRAWS) + dice.random()) / DRAWS * chance.sum()
         kept = dice.permutation(np.searchsorted(np.cumsum(chance), edges).clip(max=chance.size - 1))
-        floor, size, data, alpha, beta, sigma = np.concatenate([part.draws for part in parts], axis=1)[
-            :, kept
-        ]
+        draws = np.concatenate([part.draws for part in parts], axis=1)[:, kept]
+        floor, size, data, alpha, beta, sigma = draws
         law = BayesLaw(points, floor, size, data, alpha, beta, sigma, n0, d0, multiplier, seed, prior)
         if left:
             trust = doubt(points.loss / law.losses(points.n, points.fresh).mean(axis=0) - 1, share)
@@ -173,5 +166,5 @@ def fit_bayes(
 def doubt(residuals: Array, share: Array) -> Array:
     """Weights that take from outliers what Huber's loss would: residuals beyond twice the usual one pull no harder."""
     scaled = np.abs(residuals) * share**0.25
-    usual = 1.4826 * float(np.median(scaled))
+    usual = max(1.4826 * float(np.median(scaled)), 1e-6)
     return np.asarray(np.minimum(1.0, 2 * usual / np.maximum(scaled, 1e-12)))

@@ -15,13 +15,11 @@ and no longer run of the same ladder still steepens beyond D: a plateau looks ta
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from steepest.errors import DataError
-from steepest.scaling.laws import Array
 
 TOLERANCE = 0.01  # by which a slope may seem to grow: noise of two evaluations half an octave apart
 LEAST_RATIO = 3.0  # tokens a parameter, below which the laws' own residuals are several percent
@@ -146,14 +144,3 @@ def judge_ladder(
         f"not predictable at this budget: {len(left)} of {len(rungs)} rungs count, of {sizes} "
         f"size{'s' * (sizes != 1)}, and a law needs {LEAST_RUNGS} of {LEAST_SIZES}; {first}",
     )  # fmt: skip
-
-
-def slopes_between(d: ArrayLike, loss: ArrayLike) -> Array:
-    """-d ln L / d ln D between neighbouring points of one size, in order of D.
-
-    >>> slopes_between([1e6, 2e6, 4e6], [4.0, 2.0, 1.0]).round(3).tolist()
-    [1.0, 1.0]
-    """
-    x, y = np.log(np.asarray(d, np.float64)), np.log(np.asarray(loss, np.float64))
-    order = np.argsort(x)
-    return np.array([-(y[b] - y[a]) / (x[b] - x[a]) for a, b in pairwise(order)])

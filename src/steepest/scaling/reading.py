@@ -11,8 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from steepest.errors import DataError
 from steepest.scaling.bayes import BayesLaw, fit_bayes
+from steepest.scaling.isoflop import frontier_size, isoflop_minima
 from steepest.scaling.laws import Array
+from steepest.scaling.points import Points
 from steepest.scaling.prediction import Prediction
 
 FURTHER = (1.0, 3.0, 10.0, 30.0, 100.0)  # times the largest compute of the table
@@ -45,6 +48,7 @@ class Reading:
     Attributes:
         alpha, beta: exponents of N and D.
         size_exponent: a of N* ~ C^a.
+        isoflop_exponent: the same from the parabolas of IsoFLOP budgets, where the table has at least two; or ``None``.
         gamma: exponent of the reducible loss along the optimal path.
         floor_share: floor over the lowest loss of the table.
         slope_n, slope_d, slope_c: -d ln L / d ln N with data without end, in D with parameters without end, and in C
@@ -59,6 +63,7 @@ class Reading:
     alpha: Range
     beta: Range
     size_exponent: Range
+    isoflop_exponent: float | None
     gamma: Range
     floor_share: Range
     slope_n: Range
@@ -95,11 +100,19 @@ def read_law(law: BayesLaw) -> Reading:
     return Reading(
         _range(law.alpha), _range(law.beta),
         _range(law.beta / (law.alpha + law.beta)),
+        _isoflop(points),
         _range(law.alpha * law.beta / (law.alpha + law.beta)),
         _range(law.floor / points.loss.min()),
         *_slopes(law, optima[0]),
         float(np.sqrt((residuals**2).mean())), leave_top_out(law), tuple(optima), tuple(_caveats(law, residuals)),
     )  # fmt: skip
+
+
+def _isoflop(points: Points) -> float | None:
+    try:
+        return frontier_size(isoflop_minima(points)).exponent
+    except DataError:
+        return None
 
 
 def leave_top_out(law: BayesLaw) -> float | None:

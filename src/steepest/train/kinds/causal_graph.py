@@ -113,8 +113,8 @@ class CausalGraphKind(Kind):
                     f"--time {config.train.time:g}s is too short for this table: a step takes {step_seconds:.2g}s, and "
                     f"{fits} fits on parts of the rows and one on all need {FEWEST_STEPS} each; give more time or steps"
                 )
-            train = config.train.replace(most_steps=steps, expected_tokens=steps * _batch_tokens(config))
-            config = config.replace(train=train)
+            expected = steps * sequences_per_step(config) * config.model.context
+            config = config.replace(train=config.train.replace(most_steps=steps, expected_tokens=expected))
         said = {"fits": fits, "steps": steps}
         listen("cross_fitting", {**said, "done": 0})
         self.fitted = cross_fit(
@@ -213,11 +213,12 @@ class CausalGraphKind(Kind):
             "embedding_lr": 1.0, "head_lr": 1.0, "warmup": 0.03,
         }  # fmt: skip
         batch = config.batches.batch_tokens or BATCH * model.context
-        train = config.train.replace(
-            threads=config.train.threads or 1,
-            dtype="float32",
-            compile=False,
-            micro_batch=BATCH,
+        given = config.train
+        train = given.replace(
+            threads=given.threads or 1,
+            dtype="float32" if given.dtype == "auto" else given.dtype,
+            compile=bool(given.compile),
+            micro_batch=given.micro_batch or BATCH,
             evaluations=0,
         )
         return config.replace(
@@ -236,7 +237,9 @@ class CausalGraphKind(Kind):
             began = time.perf_counter()
             batch = state.batches.at(step).to(device)
             state.objective.accumulate_gradient(
-                batch, micro_batch=BATCH, autocast=resolve_autocast(config, device)
+                batch,
+                micro_batch=config.train.micro_batch or BATCH,
+                autocast=resolve_autocast(config, device),
             )
             state.optimizers.step()
             seconds.append(time.perf_counter() - began)
@@ -310,7 +313,3 @@ def _one_source(config: RunConfig) -> str:
             f"a causal model is trained on one table (CSV, TSV, JSON lines or Parquet); got {got}: give one with --data"
         )
     return sources[0]
-
-
-def _batch_tokens(config: RunConfig) -> int:
-    return config.batches.batch_tokens or BATCH * config.model.context
