@@ -20,7 +20,7 @@ from steepest.planning.predict import Outlook, look_out
 from steepest.planning.rules import member
 from steepest.planning.rungs import Rung
 from steepest.runs import RunFolder
-from steepest.scaling import ChinchillaLaw, effective_tokens
+from steepest.scaling import ChinchillaLaw, Prediction, effective_tokens
 from steepest.train.run import RunConfig
 from steepest.train.session import Result
 
@@ -180,6 +180,33 @@ def test_a_growing_gap_is_carried_on_where_text_repeats() -> None:
 def test_without_a_held_out_loss_there_is_no_forecast() -> None:
     with pytest.raises(DataError, match="held-out"):
         forecast([line for line in lines(300) if "loss" in line], FACTORS, None, 1.0)
+
+
+def test_a_curve_that_leaves_everything_open_waits_for_more_and_ends_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(tmp_path)
+    for record in lines(300):
+        folder.append_metrics(record)
+
+    class Open:
+        peak = 0.01
+
+        def __call__(self, rates: Any) -> Any:
+            return np.ones(len(rates))
+
+        def extrapolate(self, rates: Any) -> Any:
+            return Prediction(2.0, -1.0, 5.0, -2.0, 6.0, 4.0)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("steepest.planning.forecast.fit_curve", lambda *histories: Open())
+        hook = Forecaster(RunConfig(), folder, {"epochs": 1.0}, lambda name, fields: None)
+        hook(_State(300), {})  # type: ignore[arg-type]
+        assert folder.read_events() == []
+    hook(_State(305), {})  # type: ignore[arg-type]
+    assert folder.read_events() == []  # not at every step
+    hook(_State(330), {})  # type: ignore[arg-type]
+    assert [event["mark"] for event in folder.read_events()] == [0.25]
 
 
 class _State:

@@ -63,7 +63,11 @@ class Forecaster:
             found = forecast(
                 self.folder.read_metrics(), factors, self.plan.get("prediction"), self.plan.get("epochs", 1.0)
             )
-        except DataError:  # too early: no evaluation yet, or too few losses
+        except (
+            DataError,
+            ValueError,
+            np.linalg.LinAlgError,
+        ):  # too early; and a forecast must never end a run
             self._not_before = state.step + max(1, total // RETRIES)
             return
         mark = max(one for one in self._marks if one <= share)
@@ -100,6 +104,8 @@ def forecast(
     rates = law.peak * np.asarray(factors, np.float64)
     fitted = law(rates)
     told = law.extrapolate(rates)
+    if not (0 < told.low80 < told.high80 < math.inf and told.median > 0):
+        raise DataError("the losses so far leave open where the curve goes; train longer")
     at = np.array([min(line["step"], len(rates)) for line in seen])
     logs = np.log([line["evaluation"]["loss"] for line in seen]) - np.log(fitted[at - 1])
     gap, spread = _carried_on(at / len(rates), logs, trend=epochs > 1.5)
