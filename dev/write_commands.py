@@ -4,9 +4,7 @@ from pathlib import Path
 
 import typer
 
-from steepest.cli import ask, inspect, inspect_memory, law, look, report, train, use  # noqa: F401
-from steepest.cli.inspect_sensitivity import sensitivity  # noqa: F401
-from steepest.cli.main import app
+from steepest.cli.main import register
 
 PAGE = Path(__file__).parent.parent / "docs" / "commands.md"
 ORDER = (
@@ -15,6 +13,11 @@ ORDER = (
     "rewind",
     "generate",
     "evaluate",
+    "plan",
+    "score",
+    "predict",
+    "embed",
+    "search",
     "ask",
     "graph",
     "report",
@@ -32,7 +35,7 @@ print how to go on (exit status 130 and 143).
 
 def page() -> str:
     """The whole page as Markdown."""
-    group = typer.main.get_command(app)
+    group = typer.main.get_command(register())
     names = [*ORDER, *sorted(set(group.commands) - set(ORDER))]  # type: ignore[attr-defined]
     sections = []
     for name in names:

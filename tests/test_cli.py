@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from steepest.cli.main import app
+from steepest.cli.main import register
 
 ROOT = Path(__file__).parent.parent
 
@@ -15,9 +15,7 @@ ROOT = Path(__file__).parent.parent
 def command_names() -> list[str]:
     import typer
 
-    from steepest.cli import law, look, report, train, use  # noqa: F401
-
-    return sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    return sorted(typer.main.get_command(register()).commands)  # type: ignore[attr-defined]
 
 
 def steepest(*arguments: str, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
@@ -30,7 +28,7 @@ def steepest(*arguments: str, cwd: Path | None = None) -> "subprocess.CompletedP
 def test_command_has_help_with_an_example_and_a_page(name: str) -> None:
     import typer
 
-    command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
+    command = typer.main.get_command(register()).commands[name]  # type: ignore[attr-defined]
     assert command.help and "Example: steepest" in command.help
     assert all(getattr(parameter, "help", "argument") for parameter in command.params)
 
