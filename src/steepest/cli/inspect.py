@@ -7,7 +7,7 @@ import typer
 
 from steepest.cli.main import app
 
-inspect = typer.Typer(help="Look inside a run or a configuration.", no_args_is_help=True)
+inspect = typer.Typer(no_args_is_help=True)
 app.add_typer(inspect, name="inspect")
 
 
