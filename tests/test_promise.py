@@ -177,6 +177,15 @@ def test_a_growing_gap_is_carried_on_where_text_repeats() -> None:
     assert repeated > 1.02 * fresh
 
 
+def test_an_end_that_is_wide_open_is_not_told() -> None:
+    wavering = [
+        line if "loss" in line else line | {"evaluation": {**line["evaluation"], "loss": line["evaluation"]["loss"] * factor}}
+        for line, factor in zip(lines(300), [1.0, 2.0] * 300, strict=False)
+    ]  # fmt: skip
+    with pytest.raises(DataError, match="wide open"):
+        forecast(wavering, FACTORS, None, 0.5)
+
+
 def test_without_a_held_out_loss_there_is_no_forecast() -> None:
     with pytest.raises(DataError, match="held-out"):
         forecast([line for line in lines(300) if "loss" in line], FACTORS, None, 1.0)

@@ -31,6 +31,7 @@ from steepest.train.state import TrainState
 MARKS = (0.25, 0.5, 0.75)  # shares of the run
 RETRIES = 50  # in a run, where the losses so far are too few to go by
 LEAST_SPREAD = 0.004  # of the ratio of held-out to training loss
+WIDEST = 1.5  # high over low of the 80 % interval, beyond which a forecast would say nothing
 METRIC = "bits_per_byte"
 
 
@@ -92,7 +93,7 @@ def forecast(
         epochs: of the whole run.
 
     Raises:
-        DataError: too few losses, or nothing held out, to extrapolate from.
+        DataError: too few losses, or nothing held out, to extrapolate from; or an end too open to tell.
     """
     steps = [line for line in lines if line.get("loss") is not None and line.get("lr") is not None]
     seen = [
@@ -119,6 +120,8 @@ def forecast(
         weight = curve_spread**-2 / (curve_spread**-2 + prior_spread**-2)
         value = weight * curve + (1 - weight) * prior
         deviation = (curve_spread**-2 + prior_spread**-2) ** -0.5
+    if 2 * Z80 * deviation > math.log(WIDEST):
+        raise DataError("the losses so far leave the end wide open; train longer")
     return {
         "metric": METRIC, "value": math.exp(value), "low": math.exp(value - Z80 * deviation),
         "high": math.exp(value + Z80 * deviation), "level": 0.8, "curve": math.exp(curve),
