@@ -24,6 +24,7 @@ from steepest.config import build, dump_toml, load_toml, override
 from steepest.data.examples import Examples
 from steepest.errors import ConfigError
 from steepest.planning import (
+    LEAST_TIME,
     Circumstances,
     Forecaster,
     Ledger,
@@ -219,7 +220,8 @@ def _carry_out(
     state, kind = parts.state, parts.kind
     plan = json.loads(folder.plan.read_text(encoding="utf-8"))
     hooks: list[Hook] = []
-    if config.train.time is not None and kind_of(config) is NextTokenKind and parts.examples.held_out_tokens:
+    long_enough = config.train.time is not None and config.train.time >= LEAST_TIME
+    if long_enough and kind_of(config) is NextTokenKind and parts.examples.held_out_tokens:
         hooks.append((1, Forecaster(config, folder, plan, listen)))
     session = Session(config, folder, state, parts.examples, kind, started=began, listen=listen, hooks=hooks)
     result = session.run()

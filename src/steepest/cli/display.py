@@ -192,7 +192,10 @@ class Display:
                 f"{passed} of {len(points)} points count, {sizes} sizes, {duration(ladder['seconds'])}{share}",
             )
         if reason := plan.get("unpredictable"):
-            self.line("predicted", f"nothing: {reason}; a forecast follows during the run")
+            from steepest.planning import LEAST_TIME
+
+            follows = "; a forecast follows during the run" if (plan.get("time") or 0) >= LEAST_TIME else ""
+            self.line("predicted", f"nothing: {reason}{follows}")
         if told := plan.get("prediction"):
             self.line("predicted", f"{told['value']:.3f} bits per byte (80% interval {told['low']:.3f} to {told['high']:.3f}, "
                       f"95% {told['low95']:.3f} to {told['high95']:.3f}), {told['extrapolation']:.0f} times the largest "

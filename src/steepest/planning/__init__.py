@@ -4,8 +4,9 @@ from steepest.planning.choose import Circumstances, choose, limit_vocabulary
 from steepest.planning.forecast import Forecaster, keep_score
 from steepest.planning.ledger import Ledger
 from steepest.planning.plan_file import check_plan, plan_record, read_plan
+from steepest.planning.promise import LEAST_TIME
 
 __all__ = [
-    "Circumstances", "Forecaster", "Ledger", "check_plan", "choose", "keep_score", "limit_vocabulary", "plan_record",
-    "read_plan",
+    "LEAST_TIME", "Circumstances", "Forecaster", "Ledger", "check_plan", "choose", "keep_score", "limit_vocabulary",
+    "plan_record", "read_plan",
 ]  # fmt: skip

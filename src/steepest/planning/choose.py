@@ -224,7 +224,7 @@ def _by_time(
         )
     else:
         found = Promise(reason="" if where.cache is None else f"{budget:.0f}s are too short for a ladder of small runs; "
-                        f"{LEAST_TIME:.0f}s would do")  # fmt: skip
+                        f"it takes {LEAST_TIME:.0f}s at least")  # fmt: skip
     final = menu(pace.times(found.slowness), 0.0)
     return _decide(given, final, found, examples, kind, where, record)
 

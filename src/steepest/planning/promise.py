@@ -31,7 +31,7 @@ from steepest.train.run import Listener, RunConfig, resolve_device
 
 LADDER_SHARE = 0.09  # of the whole time
 PLANNING_SHARE = 0.115  # of the whole time, that measuring and ladder may take together
-LEAST_TIME = 240.0  # seconds, below which rungs would be too short to tell anything
+LEAST_TIME = 240.0  # seconds, below which neither rungs nor the run's own curve tell anything
 RATE_SHARE = 0.25  # of the ladder's seconds, that the learning-rate check may take
 RATES = (0.5, 2.0)  # times the rule's rate, besides the rule's own
 RATE_GAIN = 0.005  # of the loss, below which the rule's rate is kept
