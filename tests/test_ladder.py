@@ -31,7 +31,7 @@ RUNGS = [Rung(1, 32, 20_000, tokens) for tokens in (2048, 4096, 6144)]
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunConfig, Corpus, Kind, Path]]:
-    from tests.conftest import make_text
+    from conftest import make_text
 
     folder = tmp_path_factory.mktemp("ladder")
     text = folder / "text.txt"

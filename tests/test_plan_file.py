@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conftest import make_text
 
+from conftest import make_text
 from steepest import api
 from steepest.api.settings import Settings
 from steepest.errors import ConfigError, DataError, SteepestError
