@@ -23,8 +23,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import least_squares
-from scipy.signal import lfilter
 
 from steepest.errors import DataError
 from steepest.scaling.laws import Array
@@ -157,6 +155,8 @@ def features(shares: Array, warmup: int, memory: float, scale: float) -> tuple[A
     >>> distance.tolist(), drops.tolist()
     ([0.25, 0.5, 0.625, 0.75], [0.0, 0.0, 0.25, 0.375])
     """
+    from scipy.signal import lfilter
+
     drops = np.concatenate([[0.0], shares[:-1] - shares[1:]])
     drops[: warmup + 1] = 0.0
     kept = 1 - 1 / memory
@@ -199,10 +199,13 @@ def _fit(
         means, spreads = like.constants.copy(), np.array(LIKE_SPREAD)
 
     def residuals(constants: Array) -> Array:
+
         error = (_curve(constants, x1, x2) * loss0 / loss - 1) / noise
         size = np.abs(error)
         beyond = np.sign(error) * np.sqrt(np.maximum(2 * HUBER * size - HUBER**2, 0.0))
         return np.concatenate([np.where(size <= HUBER, error, beyond), (constants - means) / spreads])
+
+    from scipy.optimize import least_squares
 
     found = least_squares(residuals, means, x_scale="jac", max_nfev=400)
     error = _curve(found.x, x1, x2) * loss0 / loss - 1

@@ -11,7 +11,6 @@ Sources: J. Hoffmann et al., https://arxiv.org/abs/2203.15556; T. Besiroglu et a
 """
 
 import numpy as np
-from scipy.optimize import minimize
 
 from steepest.scaling.laws import Array, ChinchillaLaw
 from steepest.scaling.points import Points
@@ -36,6 +35,7 @@ def fit_huber(points: Points, *, delta: float = DELTA) -> ChinchillaLaw:
     x, y, target = np.log(points.n / n0), np.log(points.fresh / d0), np.log(points.loss)
 
     def objective(at: Array) -> tuple[float, Array]:
+
         value, gradient = log_sum_exp_objective(at, x, y, target, delta)
         return SCALE * value, SCALE * gradient
 
@@ -46,6 +46,8 @@ def fit_huber(points: Points, *, delta: float = DELTA) -> ChinchillaLaw:
     third = np.log(points.loss.min() / 3)
     starts += [[third, third, third, *exponents] for exponents in STARTS]
     options = {"ftol": 1e-15, "gtol": 1e-10, "maxiter": 400, "maxfun": 1000}
+    from scipy.optimize import minimize
+
     found = min(
         (minimize(objective, start, jac=True, method="L-BFGS-B", options=options) for start in starts),
         key=lambda result: float(result.fun),

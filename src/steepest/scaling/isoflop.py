@@ -14,7 +14,6 @@ https://arxiv.org/abs/2603.22339; T. Porian et al., https://arxiv.org/abs/2406.1
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 
 from steepest.errors import DataError
 from steepest.scaling.laws import FLOPS, Array
@@ -126,12 +125,15 @@ def compute_frontier(points: Points) -> tuple[Points, Frontier | None]:
     x = np.log(best.compute / c0)
 
     def solve(log_gamma: float) -> tuple[float, Array]:
+
         columns = np.stack([np.ones_like(x), np.exp(-np.exp(log_gamma) * x)], axis=1) / best.loss[:, None]
         return nonnegative(columns, np.ones_like(x))
 
     grid = np.log(np.geomspace(0.01, 1.0, 60))
     start = int(np.argmin([solve(g)[0] for g in grid]))
     around = (grid[max(start - 1, 0)], grid[min(start + 1, grid.size - 1)])
+    from scipy.optimize import minimize_scalar
+
     found = minimize_scalar(lambda g: solve(g)[0], bounds=around, method="bounded", options={"xatol": 1e-8}).x
     floor, reach = solve(found)[1].tolist()
     return best, Frontier(floor, reach, float(np.exp(found)), c0)

@@ -14,7 +14,6 @@ https://doi.org/10.1214/aoms/1177703732.
 from itertools import combinations
 
 import numpy as np
-from scipy.optimize import minimize
 
 from steepest.scaling.laws import Array, ChinchillaLaw
 from steepest.scaling.points import Points
@@ -58,12 +57,15 @@ def fit_by_projection(
         return rest * (1 + outside) + 1e-12 * outside, found, columns
 
     def objective(x: Array, weight: Array) -> float:
+
         return terms(np.repeat(x, 2) if tied else x, weight)[0]
 
     axis = np.linspace(np.log(0.06), np.log(1.1), GRID)
     starts = axis[:, None] if tied else np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
     weight = given
     x = starts[int(np.argmin([objective(start, weight) for start in starts]))]
+    from scipy.optimize import minimize
+
     for _ in range(60 if huber else 1):
         x = minimize(objective, x, args=(weight,), method="Nelder-Mead",
                      options={"xatol": 1e-7, "fatol": 1e-16, "maxiter": 600}).x  # fmt: skip
