@@ -18,11 +18,13 @@ from steepest.cli.main import app
 from steepest.config import build
 from steepest.errors import ConfigError
 from steepest.memory.choose import Holding, NothingFits, choose_split, halvings
+from steepest.memory.measure import peak
 from steepest.memory.predict import Moment, Prediction
 from steepest.objectives import NextToken
+from steepest.train import split
 from steepest.train.footprint import Subject, measure_training, predict_training
 from steepest.train.run import RunConfig
-from steepest.train.split import fit
+from steepest.train.split import fit, unpredicted
 
 PLAIN = Holding("plain", share=0.0)
 SLOW = Holding("slow", share=-0.2, slower=1.3)
@@ -202,7 +204,6 @@ def test_a_choice_that_the_whole_depth_does_not_confirm_is_made_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As if blocks were not alike: the shallow runs then promise too little."""
-    from steepest.train import split
 
     honest = split.predict_training
 
@@ -249,7 +250,7 @@ def test_a_limit_changes_the_split_and_not_the_batch(text_file: Path, tmp_path: 
 def test_a_run_that_takes_more_than_its_limit_is_split_anew(
     text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from steepest.train import memory_watch, split
+    from steepest.train import memory_watch
 
     monkeypatch.setattr(split, "resident", lambda device: 0)
     limit = 60_000_000
@@ -285,3 +286,20 @@ def test_bad_limits_are_one_clear_line(
         train(text_file, steps=1, memory=memory, runs=tmp_path / "runs", overrides=SMALL)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_hasty_run_predicts_nothing_where_memory_is_far_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = build(RunConfig, {"model": {"depth": 2, "width": 64}, "batches": {"batch_tokens": 2048}})
+    monkeypatch.setattr(split, "free", lambda device: 100 * peak())
+    found = unpredicted(config, preferred=4)
+    assert found is not None
+    settled, record = found
+    assert settled.train.micro_batch == record["micro_batch"] == 4 and settled.train.backward == "store"
+    assert "predicted" not in record and record["timed"] == peak()
+    given = config.replace(train=config.train.replace(micro_batch=2))
+    assert (unpredicted(given, preferred=4) or (given,))[0].train.micro_batch == 2
+    monkeypatch.setattr(split, "free", lambda device: peak())  # near: 16 times the steps timed would not fit
+    assert unpredicted(config, preferred=4) is None
+    recomputing = config.replace(train=config.train.replace(backward="recompute"))
+    monkeypatch.setattr(split, "free", lambda device: 100 * peak())
+    assert unpredicted(recomputing, preferred=4) is None

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from steepest.errors import ConfigError
+from steepest.export.hugging_face import qwen3_weights
 from steepest.model import (
     Block,
     Transformer,
@@ -194,31 +195,6 @@ QWEN_SHAPES: list[dict[str, Any]] = [
 ]
 
 
-def as_qwen(trunk: Transformer, head: VocabularyHead) -> dict[str, Tensor]:
-    """The weights under Qwen3's names, fused matrices split."""
-    state = {"model.embed_tokens.weight": trunk.embedding.weight, "lm_head.weight": head.weight}
-    state["model.norm.weight"] = trunk.norm.weight
-    splits = trunk.splits()
-    for index in range(trunk.config.depth):
-        theirs, ours = f"model.layers.{index}", f"blocks.{index}"
-        for parts, name in (
-            (["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"], f"{ours}.attention.qkv.weight"),
-            (["mlp.gate_proj", "mlp.up_proj"], f"{ours}.mlp.gate_up.weight"),
-        ):
-            rows = trunk.get_parameter(name).split(splits[name])
-            state |= {f"{theirs}.{part}.weight": row for part, row in zip(parts, rows, strict=True)}
-        for part, name in (
-            ("self_attn.q_norm", "attention.q_norm"),
-            ("self_attn.k_norm", "attention.k_norm"),
-            ("self_attn.o_proj", "attention.out"),
-            ("mlp.down_proj", "mlp.down"),
-            ("input_layernorm", "attention_norm"),
-            ("post_attention_layernorm", "mlp_norm"),
-        ):
-            state[f"{theirs}.{part}.weight"] = trunk.get_parameter(f"{ours}.{name}.weight")
-    return {name: tensor.detach().clone() for name, tensor in state.items()}
-
-
 @pytest.mark.filterwarnings("ignore")  # of a library that is not ours
 @pytest.mark.parametrize("fields", QWEN_SHAPES, ids=str)
 def test_equals_stock_qwen3(fields: dict[str, Any]) -> None:
@@ -246,7 +222,7 @@ def test_equals_stock_qwen3(fields: dict[str, Any]) -> None:
         use_cache=False,
     )
     qwen = transformers.Qwen3ForCausalLM(theirs).eval()
-    qwen.load_state_dict(as_qwen(trunk, head), strict=True)
+    qwen.load_state_dict({**qwen3_weights(trunk, head), "lm_head.weight": head.weight}, strict=True)
     with torch.no_grad():
         expected = qwen(input_ids=tokens()).logits
         for plain in (False, True):

@@ -162,6 +162,10 @@ class Display:
         """The split of the batch, and the few that came next, with reasons."""
         if not memory:
             return
+        if "predicted" not in memory:
+            self.line("memory", f"{in_bytes(memory['timed'])} in the steps that were timed, of {in_bytes(memory['limit'])}: "
+                      "far from its limit, so no prediction")  # fmt: skip
+            return
         self.line(
             "memory",
             f"{in_bytes(memory['predicted'])} predicted of {in_bytes(memory['limit'])}: {_split(memory)}",
@@ -260,8 +264,8 @@ class Display:
             self.line("verdict", fields["sentence"])
             return
         if event == "memory measured":
-            self.line("memory", f"{in_bytes(fields['measured'])} at the most so far, {in_bytes(fields['predicted'])} "
-                      "predicted")  # fmt: skip
+            told = f", {in_bytes(fields['predicted'])} predicted" if fields["predicted"] else ""
+            self.line("memory", f"{in_bytes(fields['measured'])} at the most so far{told}")
             return
         told = ", ".join(f"{key} {_short(value)}" for key, value in fields.items())
         self.line("event", f"{event}: {told}" if told else event)

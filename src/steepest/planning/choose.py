@@ -42,7 +42,7 @@ from steepest.train.footprint import subject_of
 from steepest.train.kinds import Kind
 from steepest.train.run import Listener, RunConfig, resolve_autocast, resolve_device, total_steps
 from steepest.train.speed import fastest_threads, thread_candidates, usable_cores
-from steepest.train.split import fit
+from steepest.train.split import fit, unpredicted
 
 LEAST_SECONDS = 5.0
 SLACK, REST_SHARE = (
@@ -52,6 +52,11 @@ SLACK, REST_SHARE = (
 START_SECONDS = 5.0  # of a run that was planned ahead, before it trains
 COMPILE_SECONDS, COMPILE_GAIN = 40.0, 0.15  # torch.compile's warm-up, and the share of the time it saves
 MIDDLING = (2, 128)  # whose steps decide on threads and dtype
+PREDICTING = (
+    3.0  # seconds that a prediction of memory takes, most of them to import the compiler's fake tensors
+)
+PREDICTING_SHARE = 0.02  # of the time, that it may take where nobody asked for a limit
+LIKE = 4  # times the parameters of the largest model timed: still like it, for memory that is nowhere near its limit
 
 
 @dataclass(frozen=True)
@@ -226,21 +231,30 @@ def _by_time(
         found = Promise(reason="" if where.cache is None else f"{budget:.0f}s are too short for a ladder of small runs; "
                         f"it takes {LEAST_TIME:.0f}s at least")  # fmt: skip
     final = menu(pace.times(found.slowness), 0.0)
-    return _decide(given, final, found, examples, kind, where, record)
+    hasty = given.train.memory is None and PREDICTING_SHARE * budget < PREDICTING
+    return _decide(
+        given, final, found, examples, kind, record, timed=LIKE * max(pace.measured) if hasty else 0
+    )
 
 
 def _decide(
-    given: RunConfig, menu: Menu, found: Promise, examples: Examples, kind: Kind, where: Circumstances,
-    record: dict[str, Any],
+    given: RunConfig, menu: Menu, found: Promise, examples: Examples, kind: Kind, record: dict[str, Any],
+    *, timed: int,
 ) -> tuple[RunConfig, dict[str, Any]]:  # fmt: skip
-    """The best size that fits the memory, and what is promised of it."""
+    """The best size that fits the memory, and what is promised of it.
+
+    Args:
+        timed: matrix parameters up to which the steps timed so far stand for the run's, in memory.
+    """
     whole, index = menu, menu.best(found.outlook)
 
     def settled(menu: Menu, index: int, given: RunConfig = given) -> tuple[RunConfig, dict[str, Any]]:
         model = menu.models[index]
         if "dropout" not in given.model.model_fields_set:
             model = model.replace(dropout=default_dropout(menu.epochs(index)))
-        return _settled(given, model, max(1, int(menu.tokens[index])), examples, kind, found.multiplier)
+        return _settled(
+            given, model, max(1, int(menu.tokens[index])), examples, kind, found.multiplier, timed
+        )
 
     while True:
         try:
@@ -279,7 +293,7 @@ def _decide(
 
 def _settled(
     given: RunConfig, model: TransformerConfig, expected: int | None, examples: Examples, kind: Kind,
-    multiplier: float = 1.0,
+    multiplier: float = 1.0, timed: int = 0,
 ) -> tuple[RunConfig, dict[str, Any]]:  # fmt: skip
     """The whole config of a run of a model over some tokens, and how its memory is split."""
     device = resolve_device(given.train.device)
@@ -295,9 +309,12 @@ def _settled(
         optim=optim,
         train=given.train.replace(threads=threads, compile=compiled, expected_tokens=expected),
     )
+    preferred = default_micro_batch(batch_tokens, model.context, device)
+    if n_matrix_parameters(model) <= timed and (seen := unpredicted(config, preferred=preferred)) is not None:
+        return seen
     config, fitted = fit(
         config,
-        preferred=default_micro_batch(batch_tokens, model.context, device),
+        preferred=preferred,
         subject=subject_of(config, examples, kind.objective),
         corpus_bytes=(2 if model.vocab_size <= 2**16 else 4)
         * (examples.train_tokens + examples.held_out_tokens),

@@ -34,7 +34,8 @@ from steepest.train.step import train_step
 MEASURING_SHARE = 0.25  # of the time, all that comes before it included, after which no more is measured
 PROBING_SHARE = 0.03  # of the time, after which no further size is timed
 PROBE_TOKENS = 2048  # of the steps that are timed
-SETTLING_TOKENS = 1024  # of those that only decide on threads and dtype
+SETTLING_TOKENS = 1024  # of those that only decide on threads and dtype, and of all where the time is short
+HASTY = 60.0  # seconds, below which it is
 PROBED = (
     ((1, 128), 0.0),
     ((4, 128), 0.0),
@@ -74,11 +75,14 @@ def measure_pace(given: RunConfig, fixed: dict[str, Any], device: torch.device, 
     probes = [TransformerConfig(**fixed)] if sized else [member(fixed, shape) for shape in shapes]
     measured: dict[int, float] = {}
     began, budget = time.monotonic(), given.train.time
+    tokens, repeats = (SETTLING_TOKENS, 2) if budget < HASTY else (PROBE_TOKENS, 3)
     for model in probes:
         spent = time.monotonic() - began > PROBING_SHARE * budget
         if measured and (spent or time.monotonic() - started > MEASURING_SHARE * budget):
             break
-        measured[n_matrix_parameters(model)] = StepProbe(**_probe(given, model, device)).seconds_per_token()
+        measured[n_matrix_parameters(model)] = StepProbe(
+            **_probe(given, model, device, tokens)
+        ).seconds_per_token(repeats)
     return Pace(measured)
 
 
@@ -110,7 +114,9 @@ def settle(
         record["step_seconds_by_dtype"] = seconds
         threads = candidates[0]
         if len(candidates) > 1:
-            threads, record["step_seconds_by_threads"] = fastest_threads(probes[dtype], candidates, repeats=2)
+            threads, record["step_seconds_by_threads"] = fastest_threads(
+                probes[dtype], candidates, repeats=2, known={threads: seconds[dtype]}
+            )
         train = train.replace(dtype=dtype, threads=threads)
     record["flops"] = matrix_product_flops(device=device)
     return given.replace(train=train)

@@ -57,7 +57,7 @@ class MemoryWatch:
         if self._steps != WATCHED or not self._plan:
             return
         taken, limit = self._taken(), self._plan["limit"]
-        self._event("memory measured", step=state.step, predicted=self._plan["predicted"], measured=taken,
+        self._event("memory measured", step=state.step, predicted=self._plan.get("predicted"), measured=taken,
                     limit=limit)  # fmt: skip
         if self._plan["asked"] and taken > limit:
             self._split_anew(state, taken)
@@ -68,7 +68,7 @@ class MemoryWatch:
             return {}
         return {
             "limit": self._plan["limit"],
-            "predicted": self._plan["predicted"],
+            "predicted": self._plan.get("predicted"),
             "measured": self._taken(),
         }
 

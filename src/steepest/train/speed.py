@@ -7,7 +7,7 @@ two threads were seen 10 to 20 times slower than one. So the count is measured.
 import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -39,16 +39,24 @@ def thread_candidates() -> list[int]:
 
 
 def fastest_threads(
-    work: Callable[[], None], candidates: Sequence[int] | None = None, *, repeats: int = 3
+    work: Callable[[], None],
+    candidates: Sequence[int] | None = None,
+    *,
+    repeats: int = 3,
+    known: Mapping[int, float] | None = None,
 ) -> tuple[int, dict[str, float]]:
     """Set and return the thread count that makes ``work`` fastest, with the seconds of each.
 
     A larger count must win by 3% to be taken over a smaller one: near ties are safer alone.
+
+    Args:
+        known: seconds that were measured before, by threads.
     """
     seconds: dict[int, float] = {}
     for threads in sorted(candidates or thread_candidates()):
         torch.set_num_threads(threads)
-        seconds[threads] = seconds_of(work, repeats=repeats)
+        taken = (known or {}).get(threads)
+        seconds[threads] = seconds_of(work, repeats=repeats) if taken is None else taken
     best = min(seconds)
     for threads, taken in seconds.items():
         if taken < 0.97 * seconds[best]:

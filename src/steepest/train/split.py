@@ -27,7 +27,7 @@ from steepest.memory.choose import (
     choose_split,
     halvings,
 )
-from steepest.memory.measure import context_bytes, free, resident, return_pages
+from steepest.memory.measure import context_bytes, free, peak, resident, return_pages
 from steepest.memory.predict import Observation, Prediction
 from steepest.model.transformer import Block, Transformer
 from steepest.train.footprint import Subject, has_own_gradient, predict_training
@@ -35,6 +35,7 @@ from steepest.train.run import RunConfig, resolve_autocast, resolve_device, sequ
 
 FREE_SHARE = 0.9  # of what is free, by default
 TIMED = 3  # times a block is timed
+FAR_BELOW = 16  # times what steps like the run's have taken: within the limit, nothing needs to be predicted
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,31 @@ def fit(
             return _settled(config, choice.split), Fit(limit, train.memory is not None, before, choice)
     mildest = min(refusals, key=lambda refusal: refusal.needed)
     raise ConfigError(f"{mildest}{_otherwise(config, subject, holdings, before, mildest.needed)}")
+
+
+def unpredicted(config: RunConfig, *, preferred: int) -> tuple[RunConfig, dict[str, Any]] | None:
+    """The preferred split, where steps like the run's own have been timed and left the memory all but untouched.
+
+    A prediction takes seconds, which a run of a minute or two has better uses for. None on a GPU, where what the
+    process has taken is not what the limit is about, and where the split was asked for.
+    """
+    train, device = config.train, resolve_device(config.train.device)
+    limit = resident(device) + int(FREE_SHARE * free(device))
+    if (
+        device.type != "cpu"
+        or FAR_BELOW * peak(device) > limit
+        or _recompute(config)[0]
+        or train.step_in_backward
+    ):
+        return None
+    micro = min(train.micro_batch or preferred, sequences_per_step(config))
+    split = Split(micro, 0, KEPT, 0, 0, 0.0)
+    return _settled(config, split), {
+        "limit": limit,
+        "asked": False,
+        "timed": peak(device),
+        "micro_batch": micro,
+    }
 
 
 def unsplit(config: RunConfig) -> RunConfig:
