@@ -16,7 +16,7 @@ from steepest.planning.climb import Finished
 from steepest.planning.forecast import Forecaster, forecast, keep_score
 from steepest.planning.ledger import Ledger
 from steepest.planning.menu import Menu
-from steepest.planning.predict import Outlook, look_out
+from steepest.planning.predict import Outlook, before_the_knee, look_out
 from steepest.planning.rules import member
 from steepest.planning.rungs import Rung
 from steepest.runs import RunFolder
@@ -96,6 +96,13 @@ def test_before_the_knee_nothing_is_promised() -> None:
     told = outlook(rungs(knee=900_000))
     assert told.law is None and "not predictable at this budget" in told.verdict.reason
     assert "still grows" in told.verdict.reason or "steepens" in told.verdict.reason
+
+
+def test_a_rung_before_its_knee_is_told_by_its_own_curve() -> None:
+    assert before_the_knee(rung(80_000, 640_000, knee=900_000))
+    assert not before_the_knee(rung(80_000, 320_000, knee=10_000)) and not before_the_knee(rung(80_000, 320_000))
+    short = rung(80_000, 640_000, knee=900_000)
+    assert not before_the_knee(replace(short, curve=short.curve[-2:]))
 
 
 def test_rungs_that_cannot_be_compared_are_left_out() -> None:

@@ -16,9 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from steepest.errors import DataError
 from steepest.planning.climb import Finished
 from steepest.planning.menu import Menu
 from steepest.scaling import BayesLaw, Points, Prediction, Verdict, fit_bayes, judge_ladder
+from steepest.scaling.gate import local_slopes
 from steepest.scaling.points import LEAST_POINTS, LEAST_SIZES
 
 PACE_SPREAD = 0.05  # of ln tokens: how well measured speed foretells a run's
@@ -153,6 +155,15 @@ def look_out(
         law = fit_bayes(points_of(passed, scale), multiplier=multiplier * doubted)
     unit = whole["bits_per_byte"] / whole["loss"]
     return Outlook(verdict, tuple(comparable), law, unit, multiplier, doubted)
+
+
+def before_the_knee(one: Finished) -> bool:
+    """Whether the slope of a rung's own curve still grows; false where there are too few losses to tell."""
+    try:
+        last, before = local_slopes([d for d, _ in one.curve], [loss for _, loss in one.curve])
+    except DataError:
+        return False
+    return last > before + TOLERANCE
 
 
 def doubt(rungs: Sequence[Finished]) -> float:

@@ -24,7 +24,7 @@ from steepest.planning.ladder import Ladder
 from steepest.planning.ledger import Ledger
 from steepest.planning.measure import Pace, machine
 from steepest.planning.menu import Menu
-from steepest.planning.predict import Outlook, look_out
+from steepest.planning.predict import Outlook, before_the_knee, look_out
 from steepest.planning.rungs import LEAST_STEPS, SMALL, Rung, design, rounded_epochs
 from steepest.train.kinds import Kind
 from steepest.train.run import Listener, RunConfig, resolve_device
@@ -39,6 +39,7 @@ EVALUATED = 0.35  # cost of a token evaluated, over one trained on
 WHOLE_SHARE = 0.1  # of the ladder's seconds, that evaluating on the whole held-out text may take
 BUILDING = 0.1  # seconds, of a rung's parts
 LEAST_RUNG_TOKENS = LEAST_STEPS * 1024
+LONGER = 2  # times the tokens of a first rung that lies before the knee, that the others have at least
 
 
 @dataclass(frozen=True)
@@ -91,14 +92,14 @@ def promise(
     )  # fmt: skip
     sizes = _sizes(given, fixed)
 
-    def designed(within: float, multiplier: float = 1.0) -> list[Rung]:
+    def designed(within: float, multiplier: float = 1.0, least: int = LEAST_RUNG_TOKENS) -> list[Rung]:
         """For so many seconds; finished rungs of the same learning rate are free."""
         have = {
             replace(rung, multiplier=1.0) for rung in climbing.finished() if rung.multiplier == multiplier
         }
         return design(
             sizes, n=n, tokens=tokens, epochs=epochs, seconds=within, cost=climbing.cost,
-            least_tokens=LEAST_RUNG_TOKENS, have=have,
+            least_tokens=least, have=have,
         )  # fmt: skip
 
     if seconds < 1:
@@ -115,9 +116,12 @@ def promise(
     )
     first = min(rungs, key=climbing.cost)
     multiplier = _check_rate(climbing, first) if given.optim.lr is None else 1.0
-    climbing.run([replace(first, multiplier=multiplier)])
-    # What the first rungs really took is known now, so the others are designed again for the seconds left.
-    rungs = [replace(rung, multiplier=multiplier) for rung in designed(climbing.left, multiplier) or rungs]
+    first = replace(first, multiplier=multiplier)
+    climbing.run([first])
+    # What the first rungs really took, and whether they were past the knee, is known now: the others are designed again.
+    longer = LONGER * first.tokens if climbing.steepens(first) else LEAST_RUNG_TOKENS
+    again = designed(climbing.left, multiplier, longer) or designed(climbing.left, multiplier) or rungs
+    rungs = [replace(rung, multiplier=multiplier) for rung in again]
     top = max(rungs, key=lambda rung: rung.n * rung.tokens)
     affordable = WHOLE_SHARE * seconds / (EVALUATED * pace.seconds_per_token(top.n))
     climbing.run(rungs, top=top, whole=int(min(examples.held_out_tokens, affordable)))
@@ -164,6 +168,11 @@ class _Climbing:
         """Seconds that a rung is expected to take."""
         evaluated = EVALUATED * min(PART, self.ladder.corpus.held_out_tokens)
         return (rung.tokens + evaluated) * self.slowness * self.pace.seconds_per_token(rung.n) + BUILDING
+
+    def steepens(self, rung: Rung) -> bool:
+        """Whether a rung was finished before its knee, where it tells nothing."""
+        one = self.finished().get(rung)
+        return one is not None and before_the_knee(one)
 
     def run(self, rungs: list[Rung], *, top: Rung | None = None, whole: int = 0) -> None:
         """Those of some rungs that are not finished and that the seconds left buy."""
