@@ -100,7 +100,9 @@ def test_before_the_knee_nothing_is_promised() -> None:
 
 def test_a_rung_before_its_knee_is_told_by_its_own_curve() -> None:
     assert before_the_knee(rung(80_000, 640_000, knee=900_000))
-    assert not before_the_knee(rung(80_000, 320_000, knee=10_000)) and not before_the_knee(rung(80_000, 320_000))
+    assert not before_the_knee(rung(80_000, 320_000, knee=10_000)) and not before_the_knee(
+        rung(80_000, 320_000)
+    )
     short = rung(80_000, 640_000, knee=900_000)
     assert not before_the_knee(replace(short, curve=short.curve[-2:]))
 
