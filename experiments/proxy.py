@@ -8,7 +8,7 @@ from statistics import mean
 
 from claim import COLOURS, FAILS, HOLDS, canvas, conclude, excerpt, train
 
-STEPS, SEEDS = 500, (0, 1, 2)
+STEPS, SEEDS = 1000, (0, 1, 2)
 
 
 def main() -> None:

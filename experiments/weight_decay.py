@@ -1,54 +1,100 @@
-"""Weight decay: worse on the training text, nearer to it on other text?
+"""Weight decay: worse on what is trained on, nearer to it on the rest? In a plain network, and in a transformer.
 
-A small transformer reads 11 kB of text 16 times; three seeds; loss over the whole training and held-out text.
+Plain: 32-256-10 units learn 500 points with a tenth of their labels wrong, 3,000 steps; 20,000 fresh points are held out.
+Transformer: two blocks read 11 kB of text 16 times. Its norms undo the size of the weights, so decay acts there as a larger
+rate. AdamW, three seeds each.
 """
 
+from collections.abc import Callable
 from statistics import mean
 
+import torch
 from claim import COLOURS, FAILS, HOLDS, PARTLY, canvas, conclude, excerpt, train
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
-STEPS, SEEDS, DECAYS = 350, (0, 1, 2), (0.0, 1.0)
+SEEDS = (0, 1, 2)
+POINTS, PLAIN_STEPS, STEPS = 500, 3000, 350
 
 
-def losses(decay: float, seed: int) -> tuple[float, float]:
-    """Training and held-out loss at the end, nats per byte."""
+def teach(count: int, dice: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Points and a teacher's labels, a tenth of them drawn anew."""
+    weights = torch.Generator().manual_seed(9)
+    first, second = torch.randn(32, 64, generator=weights), torch.randn(64, 10, generator=weights)
+    x = torch.randn(count, 32, generator=dice)
+    labels = (torch.tanh(x @ first / 32**0.5) @ second).argmax(dim=1)
+    wrong = torch.rand(count, generator=dice) < 0.1
+    return x, torch.where(wrong, torch.randint(10, (count,), generator=dice), labels)
+
+
+def plain(decay: float, seed: int) -> tuple[float, float]:
+    """Training and held-out loss of the plain network, nats a point."""
+    torch.manual_seed(seed)
+    dice = torch.Generator().manual_seed(seed)
+    model = nn.Sequential(nn.Linear(32, 256), nn.ReLU(), nn.Linear(256, 10))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=decay)
+    x, labels = teach(POINTS, dice)
+    for _ in range(PLAIN_STEPS):
+        batch = torch.randint(POINTS, (50,), generator=dice)
+        optimizer.zero_grad()
+        cross_entropy(model(x[batch]), labels[batch]).backward()
+        optimizer.step()
+    with torch.no_grad():
+        fresh, truth = teach(20_000, torch.Generator().manual_seed(8))
+        return cross_entropy(model(x), labels).item(), cross_entropy(model(fresh), truth).item()
+
+
+def transformer(decay: float, seed: int) -> tuple[float, float]:
+    """Training and held-out loss of the transformer, nats per byte."""
     run = train(excerpt(16_000), STEPS,  "optim.optimizer=adamw", "optim.lr=6e-3",
                 f"optim.weight_decay={decay}", "train.evaluations=0", "data.validation=0.3", seed=seed)  # fmt: skip
     tail = [line["loss"] for line in run.lines if "loss" in line][-22:]  # the last pass over the text
     return mean(tail), run.metrics["loss"]
 
 
+SETTINGS: dict[str, tuple[Callable[[float, int], tuple[float, float]], tuple[float, ...]]] = {
+    "plain network": (plain, (0.0, 0.1, 0.3, 1.0)),
+    "transformer": (transformer, (0.0, 1.0)),
+}
+
+
 def main() -> None:
-    """Training loss, held-out loss and gap for every strength."""
-    found = {decay: [losses(decay, seed) for seed in SEEDS] for decay in DECAYS}
-    rows = []
-    for decay, pairs in found.items():
-        gaps = [held - fit for fit, held in pairs]
-        rows.append((f"{decay:g}", mean(f for f, _ in pairs), mean(h for _, h in pairs), mean(gaps),
-                     f"{min(gaps):.3f} to {max(gaps):.3f}"))  # fmt: skip
-    figure, (axes,) = canvas(1)
-    places = range(len(DECAYS))
-    for i, name in enumerate(("training", "held out")):
-        axes.plot(places, [mean(pair[i] for pair in found[decay]) for decay in DECAYS], "o-", label=name)
-        for place, decay in zip(places, DECAYS, strict=True):
-            axes.plot(
-                [place] * len(SEEDS), [pair[i] for pair in found[decay]], ".", color=COLOURS[i], alpha=0.5
-            )
-    axes.set(xlabel="weight decay", ylabel="nats per byte")
-    axes.set_xticks(places, [f"{decay:g}" for decay in DECAYS])
-    axes.legend(fontsize=8)
-    strong = DECAYS[1]
-    worse = [b[0] - a[0] for a, b in zip(found[0.0], found[strong], strict=True)]
-    nearer = [(a[1] - a[0]) - (b[1] - b[0]) for a, b in zip(found[0.0], found[strong], strict=True)]
-    better = [a[1] - b[1] for a, b in zip(found[0.0], found[strong], strict=True)]
-    both = min(worse) > 0 and min(nearer) > 0
+    """Training loss, held-out loss and gap for every strength, in both."""
+    found = {name: {decay: [losses(decay, seed) for seed in SEEDS] for decay in decays}
+             for name, (losses, decays) in SETTINGS.items()}  # fmt: skip
+    rows, verdicts, told = [], {}, []
+    figure, both = canvas(2)
+    for axes, (name, of) in zip(both, found.items(), strict=True):
+        for decay, pairs in of.items():
+            gaps = [held - fit for fit, held in pairs]
+            rows.append((name, f"{decay:g}", mean(f for f, _ in pairs), mean(h for _, h in pairs), mean(gaps),
+                         f"{min(gaps):.3f} to {max(gaps):.3f}"))  # fmt: skip
+        places = range(len(of))
+        for i, which in enumerate(("training", "held out")):
+            axes.plot(places, [mean(pair[i] for pair in pairs) for pairs in of.values()], "o-", label=which)
+            for place, pairs in enumerate(of.values()):
+                axes.plot([place] * len(SEEDS), [pair[i] for pair in pairs], ".", color=COLOURS[i], alpha=0.5)
+        axes.set(xlabel="weight decay", ylabel="loss, nats", title=name)
+        axes.set_xticks(places, [f"{decay:g}" for decay in of])
+        axes.legend(fontsize=8)
+        strong = max(of)
+        worse = [b[0] - a[0] for a, b in zip(of[0.0], of[strong], strict=True)]
+        nearer = [(a[1] - a[0]) - (b[1] - b[0]) for a, b in zip(of[0.0], of[strong], strict=True)]
+        verdicts[name] = min(worse) > 0 and min(nearer) > 0
+        told.append(
+            f"{name}, decay {strong:g} against none: training loss {mean(worse):+.3f} (each of three seeds: "
+            f"{', '.join(f'{x:+.3f}' for x in worse)}), gap {-mean(nearer):+.3f} ({', '.join(f'{-x:+.3f}' for x in nearer)})"
+        )
+    norms = (
+        " The transformer's norms undo the size of its weights, so there decay keeps the steps large instead of the function simple."
+        if verdicts["plain network"] and not verdicts["transformer"]
+        else ""
+    )
     conclude(
         "Weight decay degrades the training loss and narrows the gap to held-out loss.",
-        HOLDS if both else PARTLY if min(worse) > 0 or min(nearer) > 0 else FAILS,
-        f"With decay {strong:g} against none the training loss is {mean(worse):+.3f} nats (each of three seeds: "
-        f"{', '.join(f'{x:+.3f}' for x in worse)}), the gap {-mean(nearer):+.3f} ({', '.join(f'{-x:+.3f}' for x in nearer)}), the "
-        f"held-out loss {-mean(better):+.3f}.",
-        ("weight decay", "training loss", "held-out loss", "gap", "gap of the seeds"), rows, figure,
+        HOLDS if all(verdicts.values()) else PARTLY if any(verdicts.values()) else FAILS,
+        f"{'; '.join(told)}.{norms}",
+        ("in", "weight decay", "training loss", "held-out loss", "gap", "gap of the seeds"), rows, figure,
     )  # fmt: skip
 
 

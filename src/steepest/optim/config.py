@@ -8,13 +8,15 @@ from steepest.config import RoomConfig
 
 OptimizerName = Literal["muon", "adamw", "sgd"]
 ScheduleName = Literal["wsd", "linear", "cosine", "constant"]
+# A step shrinks weights by lr * decay, and SGD's rates are a hundred times those of the others, its momentum on top.
+WEIGHT_DECAY = {"sgd": 1e-4}
 
 
 class OptimConfig(RoomConfig):
     """Settings of the optimiser, its learning-rate schedule, clipping and the guard against spikes.
 
-    >>> OptimConfig(optimizer="adamw", lr=3e-3).weight_decay
-    0.1
+    >>> OptimConfig(optimizer="adamw", lr=3e-3).weight_decay, OptimConfig(optimizer="sgd").weight_decay
+    (0.1, 0.0001)
     """
 
     optimizer: OptimizerName = Field(
@@ -32,7 +34,11 @@ class OptimConfig(RoomConfig):
     momentum: float = Field(0.95, ge=0, lt=1, description="momentum of Muon and SGD")
     nesterov: bool = Field(True, description="look one step ahead with the momentum (Muon and SGD)")
     muon_steps: int = Field(5, ge=1, le=6, description="Newton-Schulz steps of Muon")
-    weight_decay: float = Field(0.1, ge=0, description="weight decay, on matrices only")
+    weight_decay: float = Field(
+        default_factory=lambda data: WEIGHT_DECAY.get(data.get("optimizer"), 0.1),
+        ge=0,
+        description="weight decay, on matrices only; left out, 0.1, or 1e-4 with sgd",
+    )
     clip: float = Field(1.0, ge=0, description="largest gradient norm; 0 switches clipping off")
     schedule: ScheduleName = Field(
         "wsd", description="wsd (warm-up, stable, linear cooldown), linear, cosine or constant"

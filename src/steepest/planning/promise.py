@@ -39,7 +39,10 @@ EVALUATED = 0.35  # cost of a token evaluated, over one trained on
 WHOLE_SHARE = 0.1  # of the ladder's seconds, that evaluating on the whole held-out text may take
 BUILDING = 0.1  # seconds, of a rung's parts
 LEAST_RUNG_TOKENS = LEAST_STEPS * 1024
-LONGER = 2  # times the tokens of a first rung that lies before the knee, that the others have at least
+LONGER = (
+    4,
+    2,
+)  # times the tokens of a first rung that lies before the knee, that the others have at least, if that can be paid
 
 
 @dataclass(frozen=True)
@@ -119,8 +122,9 @@ def promise(
     first = replace(first, multiplier=multiplier)
     climbing.run([first])
     # What the first rungs really took, and whether they were past the knee, is known now: the others are designed again.
-    longer = LONGER * first.tokens if climbing.steepens(first) else LEAST_RUNG_TOKENS
-    again = designed(climbing.left, multiplier, longer) or designed(climbing.left, multiplier) or rungs
+    least = [times * first.tokens for times in LONGER] if climbing.steepens(first) else []
+    designs = (designed(climbing.left, multiplier, tokens) for tokens in (*least, LEAST_RUNG_TOKENS))
+    again = next(filter(None, designs), rungs)
     rungs = [replace(rung, multiplier=multiplier) for rung in again]
     top = max(rungs, key=lambda rung: rung.n * rung.tokens)
     affordable = WHOLE_SHARE * seconds / (EVALUATED * pace.seconds_per_token(top.n))
