@@ -54,7 +54,7 @@ def _section(name: str, command: typer.core.TyperCommand) -> str:
     lines += ["| argument or option | meaning |", "|---|---|"]
     for parameter in command.params:
         shown = (
-            ", ".join(parameter.opts)
+            ", ".join([*parameter.opts, *parameter.secondary_opts])
             if parameter.param_type_name == "option"
             else (parameter.name or "").upper()
         )

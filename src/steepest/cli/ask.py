@@ -79,7 +79,8 @@ def graph(
         str | None, typer.Argument(help="The table it is about: CSV, TSV, JSONL, Parquet.")
     ] = None,
     missing: Annotated[
-        Literal["drop", "category"] | None, typer.Option(help="What to do with empty cells.")
+        Literal["drop", "category"] | None,
+        typer.Option(help="Empty cells: leave such rows out, or make emptiness a value.  [default: refused]"),
     ] = None,
     bins: Annotated[
         int | None, typer.Option(min=2, help="Cut columns of numbers into so many quantiles.")

@@ -29,7 +29,12 @@ def train(
     more_data: Annotated[
         list[str] | None, typer.Option("--data", help="The same as DATA; repeatable.")
     ] = None,
-    objective: Annotated[str | None, typer.Option(help="What to learn.  [default: next-token]")] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            help='"next-token", "classification", "contrastive" or "causal-graph".  [default: next-token]'
+        ),
+    ] = None,
     metric: Annotated[
         str | None, typer.Option(help="The figure to be judged by.  [default: by the objective]")
     ] = None,
@@ -84,7 +89,10 @@ def train(
         typer.Option(help="The causal graph of a table's columns, to train --objective causal-graph."),
     ] = None,
     missing: Annotated[
-        Literal["drop", "category"] | None, typer.Option(help="What to do with a table's empty cells.")
+        Literal["drop", "category"] | None,
+        typer.Option(
+            help="A table's empty cells: leave such rows out, or make emptiness a value.  [default: refused]"
+        ),
     ] = None,
     bins: Annotated[
         int | None, typer.Option(help="Cut a table's columns of numbers into so many quantiles.")

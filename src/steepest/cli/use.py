@@ -94,7 +94,7 @@ def export(
     difference = api.load(run, runs=runs, step=step).export(folder)
     print(f"written to {folder}")
     if difference is None:
-        print("not verified: pip install 'steepest[export]' brings transformers, which loads it back")
+        print("not verified: pip install -e '.[export]' brings transformers, which loads it back")
     else:
         print(f"verified: loaded back by transformers, its logits differ by {difference:.1g} at most")
 

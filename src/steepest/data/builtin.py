@@ -1,7 +1,7 @@
 """The two texts that come with Python itself, so that a first run needs no download.
 
 ``python-docs``    the language reference that CPython carries for ``help()``: half a megabyte, one document a topic
-``python-stdlib``  the source of the standard library without its tests: some fifteen megabytes, one document a file
+``python-stdlib``  the source of the standard library without its tests: about twelve megabytes, one document a file
 """
 
 import hashlib

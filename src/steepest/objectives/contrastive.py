@@ -4,7 +4,7 @@ r"""Contrastive learning: texts that belong together near each other, all others
 
 The trunk's blocks are the identity at first, and without any it stays so: then h_t is the normalised vector of a
 token and z a bag of words weighted by IDF, which knows something before the first step. A trunk without blocks
-(``model.depth = 0``) is the default, for in the minutes of a CPU it learns more than one with (docs/contrastive.md).
+(``model.depth = 0``) is the default, for in the minutes of a CPU it learns more than one with (docs/retrieval.md).
 
 The figure to be judged by is of ``z`` fused with lexical scores (``retrieval/fusion.py``), by weights that every
 evaluation chooses on the held-out rows and that are kept with the network's; ``dense_`` figures are of ``z`` alone.

@@ -47,7 +47,8 @@ class TrainConfig(RoomConfig):
         "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto: a GPU if there is one"
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="of the matrix products; auto: float32 on a CPU, bfloat16 on a GPU"
+        "auto",
+        description="of the matrix products; auto: bfloat16 on a GPU; on a CPU float32, or by the clock bfloat16 where that is faster",
     )
     compile: bool | None = Field(
         None, description="torch.compile the blocks; none: where it pays in the time"

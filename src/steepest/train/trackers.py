@@ -83,7 +83,7 @@ def check_trackers(names: Iterable[TrackerName]) -> None:
         if importlib.util.find_spec(name) is None:
             raise ConfigError(
                 f"tracker {name} is asked for, but its package is not installed: pip install {name}, "
-                f"or all of them: pip install 'steepest[track]'"
+                f"or all of them: pip install -e '.[track]'"
             )
 
 
