@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from steepest.api.settings import absolute
 from steepest.cli.main import register
 
 ROOT = Path(__file__).parent.parent
@@ -68,3 +69,21 @@ def test_training_on_everything_holds_nothing_out(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "nothing was held out" in done.stdout
+
+
+def test_columns_may_be_called_by_number(tmp_path: Path) -> None:
+    from labelled_texts import lexical_rows
+
+    path = tmp_path / "rows.tsv"
+    path.write_text("".join(f"{text}\t{label}\n" for label, text in lexical_rows(60)))
+    done = steepest(
+        "train", str(path), "--objective", "classification", "--label-column", "2", "--text-column", "1", "--steps", "2",
+        "--runs", str(tmp_path / "runs"), "--cache", str(tmp_path / "cache"), "--depth", "1", "--width", "32",
+        "--set", "train.threads=1",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_home_is_expanded_before_a_path_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/somewhere")
+    assert absolute(["~/text.txt", "-", "hf:a/b"]) == ["/somewhere/text.txt", "-", "hf:a/b"]

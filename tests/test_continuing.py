@@ -1,6 +1,7 @@
 """Going on from another run: any objective from any other, and next-token training of a task's own texts first."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -82,3 +83,47 @@ def test_pretraining_needs_texts_of_a_task(files: dict[str, Path], tmp_path: Pat
     with pytest.raises(ConfigError, match='"auto", "none" or a share such as "20%"; got "twenty"'):
         train(tmp_path, files["next-token"], "next-token", "one", pretrain="twenty")
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_weights_that_are_loaded_are_those_that_were_reported(tmp_path: Path) -> None:
+    """Also where a checkpoint is due at the last step, before the evaluation that makes it the best."""
+    text = tmp_path / "text.txt"
+    text.write_text(make_text(600))
+    config = {
+        "model": SMALL,
+        "train": {"threads": 1, "sample_tokens": 0, "evaluations": 2, "checkpoint_every": 5},
+    }
+    run = api.train(text, steps=20, name="a", runs=tmp_path / "runs", cache=tmp_path / "cache", config=config)
+    again = api.load("a", runs=tmp_path / "runs")
+    assert run.result is not None and again.step == run.result.best_step == 20
+    told = again.evaluate(cache=tmp_path / "cache")
+    assert told == run.evaluate(cache=tmp_path / "cache")
+
+
+def test_what_is_predicted_first_runs_as_the_task_will(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = write_tsv(tmp_path / "rows.tsv", lexical_rows(120))
+    asked: list[dict[str, Any]] = []
+    real = api.train
+
+    def heard(*sources: Any, **named: Any) -> Any:
+        asked.append(named["config"]["train"])
+        return real(*sources, **named)
+
+    monkeypatch.setattr(sys.modules["steepest.api.training"], "train", heard)
+    config = {"objective": {"kind": "classification"}, "model": SMALL,
+              "train": {"threads": 1, "memory": 8 * 10**9, "device": "cpu", "dtype": "float32", "evaluations": 1}}  # fmt: skip
+    real(
+        rows,
+        steps=6,
+        name="task",
+        runs=tmp_path / "runs",
+        cache=tmp_path / "cache",
+        config=config,
+        pretrain="50%",
+    )
+    assert len(asked) == 1
+    assert {name: asked[0][name] for name in ("memory", "device", "dtype")} == {
+        "memory": 8 * 10**9, "device": "cpu", "dtype": "float32",
+    }  # fmt: skip

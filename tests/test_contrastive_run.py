@@ -151,6 +151,10 @@ def test_classes_scores_and_negatives(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "scores.tsv", scored)
     run = train(path, tmp_path, steps=5, batches={"batch_tokens": 2 * 32 * 32})
     assert run.objective.metric == "spearman" and -1 <= run.metrics["spearman"] <= 1
+    with torch.no_grad():
+        run.objective.fusion_V.fill_(0.5)  # of cosines of words, which is no weight for BM25
+    hits = run.search([rows[0][0]], [right for _, right in rows[:20]], k=20)[0]
+    assert [hit.score for hit in hits] == pytest.approx([hit.cosine for hit in hits])
 
 
 @pytest.mark.parametrize("loss", ["siglip", "triplet", f"{__name__}:MeanSquare"])

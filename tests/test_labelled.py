@@ -1,5 +1,6 @@
 """Labelled data: columns are found or asked for, splits do not leak, batches are a pure function of the step."""
 
+import gzip
 import json
 from collections import Counter
 from pathlib import Path
@@ -156,3 +157,24 @@ def test_another_sequence_is_refused() -> None:
     )
     with pytest.raises(DataError, match="has seed 0, this run has 1"):
         other.load_state_dict(one.state_dict())
+
+
+def test_small_classes_have_texts_to_choose_by_or_it_is_said() -> None:
+    rows = [(f"class {number}", f"text {number} {copy}") for number in range(40) for copy in range(5)]
+    split = split_labelled(labelled(rows), share=0.1)
+    assert len(split.development) == 40
+    for share in (0.0, 0.05):
+        with pytest.raises(DataError, match="holds out no text to choose by"):
+            split_labelled(labelled(rows), share=share)
+
+
+def test_lines_are_what_line_feeds_divide_also_when_packed(tmp_path: Path) -> None:
+    path = tmp_path / "texts.txt"
+    path.write_bytes("one\u2028still one\r\n\ntwo\x0cstill two\n".encode())
+    assert read_texts(path) == ["one\u2028still one", "", "two\x0cstill two"]
+    packed = tmp_path / "rows.tsv.gz"
+    packed.write_bytes(gzip.compress(b"label\ttext\na\tone\nb\ttwo\n"))
+    assert read_texts(packed) == ["one", "two"]
+    table = tmp_path / "rows.csv"
+    table.write_text('label,text\na,one\u2028still one\nb,"two\nlines"\n', encoding="utf-8")
+    assert read_labelled(table).texts == ["one\u2028still one", "two\nlines"]

@@ -2,6 +2,7 @@
 
 import itertools
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,10 @@ import pytest
 
 from steepest.config import build
 from steepest.data import Corpus
+from steepest.errors import TrainingError
 from steepest.optim import OptimConfig
 from steepest.optim.schedules import step_schedule
+from steepest.planning.choose import Circumstances
 from steepest.planning.climb import CHUNK, Branch, Finished, climb, excerpt, rung_config, thinned
 from steepest.planning.ladder import Ladder
 from steepest.planning.measure import Pace
@@ -190,3 +193,30 @@ def test_a_real_ladder_promises_what_a_larger_run_reaches_or_says_that_it_cannot
     reached = run(parts, [target], whole=corpus.held_out_tokens, top=target)[0].whole["bits_per_byte"]
     told = found.outlook.predict(size, 32_000, 1e9)
     assert told.low95 * 0.95 <= reached <= told.high95 * 1.05
+
+
+def test_a_rung_that_diverges_costs_itself_alone(parts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    climbing = sys.modules["steepest.planning.climb"]
+    real = climbing.run_loop
+
+    def loop(state: Any, *, lr: float, **more: Any) -> bool:
+        if lr > 1.5 * rung_config(parts[0], RUNGS[0], FIXED).optim.lr:
+            raise TrainingError("ten steps in a row were skipped")
+        return bool(real(state, lr=lr, **more))
+
+    monkeypatch.setattr(climbing, "run_loop", loop)
+    hot = replace(RUNGS[0], multiplier=2.0)
+    assert [one.rung for one in run(parts, [hot])] == []
+    given, corpus, kind, folder = parts
+    ladder = Ladder(given, FIXED, corpus, MACHINE, folder / "diverging")
+    assert [one.rung for one in ladder.climb([hot, RUNGS[1]], kind)] == [RUNGS[1]]
+
+
+def test_a_run_that_goes_on_from_another_has_no_ladder(parts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    given, corpus, kind, folder = parts
+    choosing = sys.modules["steepest.planning.choose"]
+    monkeypatch.setattr(choosing, "promise", lambda *arguments, **named: pytest.fail("a ladder was climbed"))
+    long = given.replace(train=given.train.replace(time=600.0, start=str(folder)))
+    where = Circumstances(time.monotonic(), cache=folder / "cache")
+    _, record = choosing.choose(long, corpus, kind, where, lambda name, fields: None)
+    assert "goes on from another" in record["unpredictable"]

@@ -6,9 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from steepest.config import build
 from steepest.data.pair_split import linked, split_pairs, text_numbers
 from steepest.data.pairs import PairTable, read_pairs
 from steepest.errors import DataError
+from steepest.train.kinds import contrastive
+from steepest.train.run import RunConfig
 
 
 def write(path: Path, lines: list[str]) -> str:
@@ -108,3 +111,19 @@ def test_linked_rows_by_brute_force() -> None:
         reach = reach @ reach
     np.testing.assert_array_equal(groups[:, None] == groups[None], reach)
     assert text_numbers(table([("a", "B"), ("b", "")])).tolist() == [[1, 2], [2, -1]]
+
+
+def test_tables_of_one_run_may_name_their_columns_differently_also_when_read_again(tmp_path: Path) -> None:
+    train, test = tmp_path / "train.csv", tmp_path / "test.csv"
+    train.write_text("anchor,positive\n" + "".join(f"question {n},answer {n}\n" for n in range(40)))
+    test.write_text("question,answer\n" + "".join(f"another {n},reply {n}\n" for n in range(8)))
+    given = build(
+        RunConfig,
+        {"data": {"sources": [str(train)]}, "objective": {"kind": "contrastive", "test": str(test)}},
+    )
+    _, _, first = contrastive._read(given)
+    assert first is not None and first.texts[0] == ("another 0", "reply 0")
+    kept = given.replace(
+        objective=given.objective.replace(columns=["anchor", "positive"])
+    )  # as run.toml has it
+    assert contrastive._read(kept)[2].texts == first.texts

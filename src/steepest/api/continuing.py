@@ -159,7 +159,8 @@ class Pretraining:
         write_atomically(place / "texts.jsonl", lines)
         tokenizer.save(place / "tokenizer.json")
         model = self.config.model.model_dump(exclude={"vocab_size", "dropout"})
-        train = {"seed": self.config.train.seed, "threads": self.config.train.threads, "sample_tokens": 0}
+        kept = ("seed", "threads", "memory", "device", "dtype", "trackers")
+        train = {"sample_tokens": 0} | {name: getattr(self.config.train, name) for name in kept}
         config = {"tokenizer": {"kind": str(place / "tokenizer.json")}, "model": model,
                   "train": train | _part(self.config.train, share)}  # fmt: skip
         run = self.train(place / "texts.jsonl", config=config, name=name, runs=self.runs, cache=self.cache,

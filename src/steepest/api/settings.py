@@ -64,4 +64,4 @@ def absolute(sources: Sequence[str | Path]) -> list[str]:
 def _absolute(source: str) -> str:
     if source == "-" or source.startswith("hf:") or (source in BUILTIN and not Path(source).exists()):
         return source
-    return str(Path(source).absolute())
+    return str(Path(source).expanduser().absolute())

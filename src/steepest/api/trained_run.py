@@ -141,7 +141,10 @@ class TrainedRun:
     def search(self, queries: Sequence[str], texts: Sequence[str], *, k: int = 10) -> list[list[Hit]]:
         """For each query the ``k`` nearest texts, best first, by the score that the run was judged by."""
         kind, objective = self._contrastive("search")
-        corpus = Corpus(texts, kind.embed(objective, texts, self.config), objective.fusion_V.cpu())
+        weights_V = objective.fusion_V.cpu()
+        if objective.config.form == "scores":  # its weights are of another lexical score: the embedding alone
+            weights_V = torch.eye(len(weights_V), dtype=weights_V.dtype)[0]
+        corpus = Corpus(texts, kind.embed(objective, texts, self.config), weights_V)
         vectors = kind.embed(objective, queries, self.config)
         return [corpus.search(query, vector, k) for query, vector in zip(queries, vectors, strict=True)]
 

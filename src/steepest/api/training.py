@@ -263,8 +263,9 @@ def _abandon_after(folder: RunFolder, step: int) -> None:
         if later > step:
             (place / "checkpoints").mkdir(exist_ok=True)
             path.rename(place / "checkpoints" / path.name)
-    if folder.result.exists():
-        folder.result.rename(place / "result.json")
+    for told in (folder.result, folder.score):
+        if told.exists():
+            told.rename(place / told.name)
 
 
 def _now() -> float:

@@ -38,19 +38,24 @@ def embed(
 
     from steepest import api
     from steepest.data.labelled import read_texts
-    from steepest.errors import ConfigError
+    from steepest.errors import ConfigError, StorageError
 
     target = out or file.with_suffix(".npy")
     if target.suffix not in (".npy", ".jsonl"):
         raise ConfigError(f'--out {target}: expected a name that ends in ".npy" or ".jsonl"')
+    if not target.absolute().parent.is_dir():
+        raise StorageError(f"{target}: no such folder; make {target.absolute().parent} first")
     texts = read_texts(file, text_column=text_column)
     vectors = api.load(run, runs=runs, step=step).embed(texts, dims=dims)
-    if target.suffix == ".npy":
-        np.save(target, vectors)
-    else:
-        lines = (json.dumps({"text": text, "embedding": row.tolist()}, ensure_ascii=False)
-                 for text, row in zip(texts, vectors, strict=True))  # fmt: skip
-        target.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    try:
+        if target.suffix == ".npy":
+            np.save(target, vectors)
+        else:
+            lines = (json.dumps({"text": text, "embedding": row.tolist()}, ensure_ascii=False)
+                     for text, row in zip(texts, vectors, strict=True))  # fmt: skip
+            target.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"{target}: cannot write: {error.strerror}") from None
     print(f"{target}: {len(vectors):,} embeddings of width {vectors.shape[1]}")
 
 

@@ -32,10 +32,10 @@ def predict(
     import json
 
     from steepest import api
-    from steepest.data.labelled import read_texts
+    from steepest.data.labelled import lines_of, read_texts
 
     trained = api.load(run, runs=runs, step=step)
-    texts = sys.stdin.read().splitlines() if file == "-" else read_texts(file, text_column=text_column)
+    texts = lines_of(sys.stdin.read()) if file == "-" else read_texts(file, text_column=text_column)
     found = trained.predict(texts)
     for text, label, row in zip(texts, found.labels, found.probabilities.tolist(), strict=True):
         if as_json:

@@ -127,17 +127,21 @@ def train(
     from steepest import api
     from steepest.config import parse_count
 
+    def quoted(name: str | None) -> str | None:
+        """A column may be called 1, which is no number here."""
+        return None if name is None else json.dumps(name, ensure_ascii=False)
+
     options = {
         "objective.kind": objective,
-        "objective.metric": metric,
-        "objective.label_column": label_column,
-        "objective.dev": dev,
-        "objective.test": test,
+        "objective.metric": quoted(metric),
+        "objective.label_column": quoted(label_column),
+        "objective.dev": quoted(dev),
+        "objective.test": quoted(test),
         "objective.columns": None if columns is None else json.dumps(columns.split(",")),
-        "objective.graph": graph,
+        "objective.graph": quoted(graph),
         "objective.missing": missing,
         "objective.bins": bins,
-        "data.text_column": text_column,
+        "data.text_column": quoted(text_column),
         "tokenizer.kind": tokenizer,
         "tokenizer.vocab_size": None
         if vocab_size is None

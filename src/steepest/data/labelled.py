@@ -73,10 +73,21 @@ def read_labelled(
 def read_texts(path: Path | str, *, text_column: str | None = None) -> list[str]:
     """The texts of a table, with labels or without, or of a plain text file, one a line."""
     path = Path(path)
-    plain = format_of(path) == "text" and path.suffix.lower() not in (".tsv", ".tab")
+    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() not in (".gz", ".zst")]
+    plain = format_of(path) == "text" and suffixes[-1:] not in ([".tsv"], [".tab"])
     if plain and path.is_file():
-        return b"".join(text_blocks(path, str(path))).decode().splitlines()
+        return lines_of(b"".join(text_blocks(path, str(path))).decode())
     return read_labelled(path, text_column=text_column, labels=False).texts
+
+
+def lines_of(text: str) -> list[str]:
+    r"""The lines of a text: line feeds divide them and nothing else, so as many as an editor or ``wc`` counts.
+
+    >>> lines_of("a\u2028b\r\n\nc\n"), lines_of("")
+    (['a\u2028b', '', 'c'], [])
+    """
+    lines = text.removesuffix("\n").split("\n") if text else []
+    return [line.removesuffix("\r") for line in lines]
 
 
 def _column(rows: Rows, asked: str | None, usual: Sequence[str], other: str | None, what: str) -> str | None:

@@ -6,6 +6,7 @@ class keeps a row to train on.
 """
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -104,6 +105,11 @@ def split_labelled(
     share = development_share(len(train)) if share is None else share
     if development is None:
         train, development = _split_off(train, counts, share)
+    if not len(development):
+        raise DataError(
+            f"{where}: a share of {share:g} holds out no text to choose by, for no class has texts enough; give rows of their own "
+            "with --dev, or a larger data.validation"
+        )
     unknown = sorted(set(development.labels) - set(names))
     if unknown:
         notes.append(
@@ -152,7 +158,9 @@ def _split_off(train: Labelled, counts: Counter[str], share: float) -> tuple[Lab
     for row in sorted(range(len(train)), key=lambda row: hashes[row]):
         label, key = train.labels[row], keys[row]
         # By halves, so that a class of 5 gives one row at a share of 0.1.
-        if key in held or (taken[label] < round(share * counts[label]) and taken[label] + 1 < counts[label]):
+        if key in held or (
+            taken[label] < math.floor(share * counts[label] + 0.5) and taken[label] + 1 < counts[label]
+        ):
             held.add(key)
             taken[label] += 1
     inside = np.array([key in held for key in keys], dtype=bool)

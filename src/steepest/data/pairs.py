@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from steepest.config import nearest
+from steepest.data.formats import NoColumnError
 from steepest.data.labelled_split import key_of
 from steepest.data.rows import Rows, read_rows
 from steepest.errors import DataError
@@ -122,7 +123,7 @@ def recognise(rows: Rows, columns: Sequence[str] = (), form: str = "auto") -> tu
     """
     for name in columns:
         if name not in rows.columns:
-            raise DataError(
+            raise NoColumnError(
                 f'{rows.label}: no column "{name}"{nearest(name, rows.columns) or "."} '
                 f"Its columns: {', '.join(rows.columns[:12])}; name them in objective.columns"
             )

@@ -9,6 +9,7 @@ values become text; an empty cell of JSON or Parquet becomes an empty text. Ever
 
 import csv
 import difflib
+import io
 import json
 import sys
 from collections.abc import Collection, Sequence
@@ -124,7 +125,7 @@ def _read_tsv(path: Path, label: str, headers: Collection[str]) -> Rows:
 def _read_csv(path: Path, label: str) -> Rows:
     limit = csv.field_size_limit(sys.maxsize)  # the standard 128 KiB is too small for documents
     try:
-        reader = csv.reader(_text(path, label).splitlines(keepends=True))
+        reader = csv.reader(io.StringIO(_text(path, label), newline=""))
         columns = tuple(cell.strip() for cell in next(reader, []))
         cells, numbers = [], []
         for row in reader:

@@ -271,13 +271,14 @@ def _binned(column: Sequence[str], edges: Sequence[float]) -> list[str]:
 def bin_names(edges: Sequence[float]) -> list[str]:
     """Names of the bins between some edges.
 
-    >>> bin_names([20, 50.5])
-    ['<20', '20..50.5', '>=50.5']
+    >>> bin_names([20, 50.5]), bin_names([20240108, 20240115])
+    (['<20', '20..50.5', '>=50.5'], ['<20240108', '20240108..20240115', '>=20240115'])
     """
     if not edges:
         return ["any"]
-    inner = [f"{a:g}..{b:g}" for a, b in itertools.pairwise(edges)]
-    return [f"<{edges[0]:g}", *inner, f">={edges[-1]:g}"]
+    digits = next((d for d in range(6, 17) if len({f"{edge:.{d}g}" for edge in edges}) == len(edges)), 17)
+    told = [f"{edge:.{digits}g}" for edge in edges]
+    return [f"<{told[0]}", *(f"{a}..{b}" for a, b in itertools.pairwise(told)), f">={told[-1]}"]
 
 
 def _sorted(values: set[str], edges: Sequence[float] | None) -> list[str]:

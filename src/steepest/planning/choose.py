@@ -104,18 +104,16 @@ def choose(
     else:
         config, record = _by_time(given, fixed, examples, kind, where, listen)
     model, batch_tokens = config.model, config.batches.batch_tokens or config.model.context
-    n_sequences = max(1, (examples.train_tokens - 1) // model.context)
-    tokens = (
-        config.train.expected_tokens
-        or total_steps(config, n_sequences) * max(1, round(batch_tokens / model.context)) * model.context
-    )
+    rows = max(1, round(batch_tokens / model.context))
+    n_sequences = examples.train_batches(config.batches, context=model.context, rows=rows).n_sequences
+    tokens = config.train.expected_tokens or total_steps(config, n_sequences) * rows * model.context
     record |= {
         "parameters": n_parameters(model),
         "matrix_parameters": n_matrix_parameters(model),
         "flops_per_token": flops_per_token(model),
         "tokens": tokens,
         "steps": max(1, tokens // batch_tokens),
-        "epochs": tokens / max(1, examples.train_tokens),
+        "epochs": tokens / model.context / max(1, n_sequences),
     }
     return config, record
 
@@ -204,7 +202,8 @@ def _by_time(
                        "dtype": given.train.dtype})  # fmt: skip
     pace = measure_pace(given, fixed, device, where.started)
     record["seconds_per_token"] = pace.measured
-    climbing = kind.ladder and where.cache is not None and budget >= LEAST_TIME
+    afresh = given.train.start is None
+    climbing = kind.ladder and where.cache is not None and budget >= LEAST_TIME and afresh
     allowed = (
         min(LADDER_SHARE * budget, PLANNING_SHARE * budget - (time.monotonic() - began)) if climbing else 0.0
     )
@@ -228,8 +227,9 @@ def _by_time(
             listen=listen,
         )
     else:
-        found = Promise(reason="" if where.cache is None else f"{budget:.0f}s are too short for a ladder of small runs; "
-                        f"it takes {LEAST_TIME:.0f}s at least")  # fmt: skip
+        why = (f"{budget:.0f}s are too short for a ladder of small runs; it takes {LEAST_TIME:.0f}s at least" if afresh
+               else "a run that goes on from another has no ladder: small runs start from random weights")  # fmt: skip
+        found = Promise(reason="" if where.cache is None else why)
     final = menu(pace.times(found.slowness), 0.0)
     hasty = given.train.memory is None and PREDICTING_SHARE * budget < PREDICTING
     return _decide(

@@ -26,6 +26,7 @@ from torch import Tensor
 from steepest.data import Corpus
 from steepest.data.permutation import derive_keys, permute
 from steepest.data.store import TokenStore
+from steepest.errors import TrainingError
 from steepest.model import TransformerConfig
 from steepest.optim import Decision, OptimConfig, cooldown_share, piecewise
 from steepest.planning.rules import default_batch_tokens, default_dropout, default_micro_batch, with_rate
@@ -218,11 +219,14 @@ def _climb_trunk(
     def train() -> bool:
         nonlocal spent, made
         since, before = time.monotonic(), state.tokens
-        finished = run_loop(
-            state, lr=config.optim.lr or 0.0, clip=config.optim.clip, micro_batch=config.train.micro_batch or 1,
-            autocast=resolve_autocast(config, device), device=device, interrupted=interrupted,
-            hooks=[(1, lambda state, record: curve.append((state.tokens, record["loss"])))],
-        )  # fmt: skip
+        try:
+            finished = run_loop(
+                state, lr=config.optim.lr or 0.0, clip=config.optim.clip, micro_batch=config.train.micro_batch or 1,
+                autocast=resolve_autocast(config, device), device=device, interrupted=interrupted,
+                hooks=[(1, lambda state, record: curve.append((state.tokens, record["loss"])))],
+            )  # fmt: skip
+        except TrainingError:  # it diverged, so it tells nothing; the others may
+            finished = False
         spent, made = spent + time.monotonic() - since, made + state.tokens - before
         return finished
 

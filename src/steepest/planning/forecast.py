@@ -13,7 +13,7 @@ A run whose plan promised nothing is forecast from its curve alone.
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,7 +47,7 @@ class Forecaster:
         self, config: RunConfig, folder: RunFolder, plan: Mapping[str, Any], listen: Listener
     ) -> None:
         self.config, self.folder, self.plan, self.listen = config, folder, plan, listen
-        told = [event["mark"] for event in folder.read_events() if event["event"] == "forecast"]
+        told = [event["mark"] for event in standing(folder.read_events()) if event["event"] == "forecast"]
         self._marks = [mark for mark in MARKS if mark not in told]
         self._not_before = 0
 
@@ -146,7 +146,8 @@ def keep_score(folder: RunFolder, config: RunConfig, result: Result, ledger: Led
     """Write ``score.json`` for a finished run, and a line of the ledger if a loss was promised."""
     plan = json.loads(folder.plan.read_text(encoding="utf-8"))
     reached = result.metrics.get(METRIC)
-    forecasts = [event for event in folder.read_events() if event["event"] == "forecast" and "value" in event]
+    events = folder.read_events()
+    forecasts = [event for event in standing(events) if event["event"] == "forecast" and "value" in event]
     promised = plan.get("prediction")
     if reached is None or not (promised or forecasts):
         return None
@@ -168,9 +169,25 @@ def keep_score(folder: RunFolder, config: RunConfig, result: Result, ledger: Led
             "inside95": promised["low95"] <= reached <= promised["high95"],
             "predicted_for_these_tokens": _for_tokens(plan, result.tokens),
         }  # fmt: skip
-        ledger.add(score)
+        if not any(event["event"] == "rewound" and event.get("changes") for event in events):
+            ledger.add(score)  # a run whose settings were changed on the way is not the one that was promised
     folder.write_json(folder.score, score)
     return score
+
+
+def standing(events: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Events of the branch that a run is on: what a rewind went back before is history.
+
+    >>> standing([{"event": "a", "step": 5}, {"event": "b", "step": 9}, {"event": "rewound", "to": 7}])
+    [{'event': 'a', 'step': 5}]
+    """
+    kept: list[Mapping[str, Any]] = []
+    for event in events:
+        if event["event"] == "rewound":
+            kept = [one for one in kept if one.get("step", 0) <= event["to"]]
+        else:
+            kept.append(event)
+    return kept
 
 
 def _for_tokens(plan: Mapping[str, Any], tokens: int) -> float:

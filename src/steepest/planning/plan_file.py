@@ -32,6 +32,9 @@ def fingerprints(config: RunConfig, examples: Examples) -> dict[str, Any]:
             "data": data_fingerprint(examples),
             "tokenizer": Tokenizer.load(examples.tokenizer).fingerprint,
         }
+    else:
+        rows = examples.train_batches(config.batches, context=config.model.context, rows=1)
+        found["data"] = rows.state_dict().get("fingerprint")
     return found
 
 

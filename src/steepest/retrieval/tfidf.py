@@ -30,7 +30,7 @@ def character_tfidf(
         from sklearn.feature_extraction.text import TfidfVectorizer
     except ImportError:
         raise ConfigError(
-            'the character TF-IDF baseline needs scikit-learn: pip install scikit-learn'
+            "the character TF-IDF baseline needs scikit-learn: pip install scikit-learn"
         ) from None
     vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True, dtype=np.float32)
     vectorizer.fit(documents if fitted_on is None else fitted_on)

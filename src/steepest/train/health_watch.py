@@ -54,6 +54,8 @@ class HealthWatch:
     def __call__(self, state: TrainState, record: Record) -> None:
         """After every step: judge it, probe if it is time, and get ready for a probe after the next."""
         self.see(record)
+        if state.optimizers.in_backward:  # gradients are not kept, and a probe would hold them all
+            return
         if self.due(state.step):
             moved = self._sample.moved() if self._sample is not None and record["verdict"] == "ok" else None
             line = {

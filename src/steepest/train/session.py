@@ -305,6 +305,9 @@ class Session:
         if state.step and self._best_so_far(metrics):
             state.best, state.stale = {"step": state.step, metric: metrics[metric]}, 0
             state.best["tie"] = _tie(metrics)
+            self._saved_step = (
+                -1
+            )  # a checkpoint of this very step may be there, and names another as the best
             self.save()
         elif state.step:
             state.stale += 1

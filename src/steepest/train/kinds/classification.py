@@ -29,6 +29,7 @@ from steepest.train.kinds.base import Kind
 from steepest.train.run import Listener, RunConfig
 
 BATCH = 32  # texts a step
+TIMED_ROWS = 200  # of those to be judged at the end, to know how long that will take
 DROPOUT = 0.2
 EVALUATIONS, PATIENCE = 24, 10
 USUAL_TEXT = str(DataConfig.model_fields["text_column"].default)  # which means: find it
@@ -79,7 +80,7 @@ class ClassificationKind(Kind):
         config = config.replace(data=config.data.replace(validation=split.share))
         objective = _objective_config(config)
         files = {
-            part: str(Path(file).absolute())
+            part: str(Path(file).expanduser().absolute())
             for part in ("dev", "test")
             if (file := getattr(objective, part)) is not None
         }
@@ -110,6 +111,7 @@ class ClassificationKind(Kind):
         facts["judged"] = {part: {} for part in parts}
         if effort.baselines:
             facts["judged"] = judge_baselines(bag, fitted, parts, split.names, objective.metric)
+        facts["judging_seconds"] = _judging_seconds(lexical, parts, split.names, objective.metric)
         listen("baselines", {"judged": facts["judged"]["development"], "metric": objective.metric})
         idf_V = idf_of(train_ids, tokenizer.vocab_size)
         kind = cls(
@@ -196,6 +198,10 @@ class ClassificationKind(Kind):
                    "seen": self.seen}  # fmt: skip
         save_file(tensors, folder.path / "offsets.safetensors")
         folder.write_json(folder.path / "labelled.json", {"data": self.data, **self.facts})
+
+    def seconds_to_conclude(self, config: RunConfig) -> float:
+        """The rows to be judged, as fast as a few of them were when the run began."""
+        return 1.2 * float(self.facts.get("judging_seconds", 0.0))
 
     def conclude(
         self, objective: Objective, examples: Examples, config: RunConfig, out_of_time: Callable[[], bool]
@@ -302,6 +308,17 @@ def _read(config: RunConfig) -> tuple[LabelledSplit, Labelled | None]:
         where=", ".join(sources),
     )
     return split, test
+
+
+def _judging_seconds(
+    lexical: LexicalModel | None, parts: dict[str, Labelled], names: tuple[str, ...], metric: str
+) -> float:
+    """What judging the parts at the end will take, as fast as a few of their rows: their lexical features, and resamples."""
+    rows = next(iter(parts.values())).take(np.arange(min(len(next(iter(parts.values()))), TIMED_ROWS)))
+    began = time.perf_counter()
+    log_NC = _nothing(len(rows), len(names)) if lexical is None else lexical.log_probabilities(rows.texts)
+    judge(metric, torch.from_numpy(np.exp(log_NC)), torch.from_numpy(numbers_of(rows, names)))
+    return round((time.perf_counter() - began) * sum(map(len, parts.values())) / len(rows), 2)
 
 
 def _counts(split: LabelledSplit) -> list[int]:

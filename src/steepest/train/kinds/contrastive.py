@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from steepest.data.examples import AnyBatch, Examples
+from steepest.data.formats import NoColumnError
 from steepest.data.pair_batches import EncodedPairs, PairExamples, batches_in_order, batches_of_texts
 from steepest.data.pair_split import PairSplit, split_pairs
 from steepest.data.pairs import PairTable, read_pairs
@@ -74,7 +75,7 @@ class ContrastiveKind(Kind):
         form = split.train.form
         asked = asked.replace(
             form=form, columns=list(split.train.columns), metric=asked.metric or DEFAULT[form],
-            **{name: str(Path(path).absolute()) for name in ("dev", "test") if (path := getattr(asked, name))},
+            **{name: str(Path(path).expanduser().absolute()) for name in ("dev", "test") if (path := getattr(asked, name))},
         )  # fmt: skip
         texts = [text for row in split.train.texts for text in row if text]
         tokenizer = _tokenizer(config, texts)
@@ -215,11 +216,17 @@ def _read(config: RunConfig) -> tuple[PairSplit, PairTable | None, PairTable | N
             "contrastive learning needs a table of pairs: give a TSV, CSV, JSON lines or Parquet file with --data"
         )
 
-    def read(paths: Sequence[str]) -> PairTable:
-        return read_pairs(paths, columns=objective.columns, form=objective.form)
+    def read(paths: Sequence[str], columns: Sequence[str] = tuple(objective.columns)) -> PairTable:
+        return read_pairs(paths, columns=columns, form=objective.form)
 
     table = read(config.data.sources)
-    others = {name: read([path]) for name in ("dev", "test") if (path := getattr(objective, name))}
+    others = {}
+    for name in ("dev", "test"):
+        if path := getattr(objective, name):
+            try:
+                others[name] = read([path])
+            except NoColumnError:  # columns of its own names, which are found as the table's were
+                others[name] = read([path], ())
     for name, other in others.items():
         if (other.form, other.width) != (table.form, table.width):
             raise DataError(
