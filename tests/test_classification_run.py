@@ -152,7 +152,7 @@ BAD = {
     "no such column": ([("a", "x"), ("b", "y")], ["objective.label_column=lable"], 'no column "lable"'),
     "unknown metric": ([("a", "x"), ("b", "y")], ["objective.metric=macrof1"], 'did you mean "macro_f1"'),
     "metric of another objective": ([("a", "x"), ("b", "y")], ["objective.metric=bits_per_byte"], "has no metric"),
-    "binary metric": ([("a", "x"), ("b", "y"), ("c", "z")], ["objective.metric=f1"], "is for two classes"),
+    "binary metric": ([(label, f"{label} {n}") for label in "abc" for n in "xy"], ["objective.metric=f1"], "is for two classes"),
     "missing test": ([("a", "x"), ("b", "y")], ["objective.test=tst.tsv"], "no such file"),
 }  # fmt: skip
 

@@ -83,6 +83,21 @@ def test_a_multiplier_widens_and_uncertain_tokens_do() -> None:
     assert math.log(wide.high80 / wide.low80) > 1.5 * math.log(narrow.high80 / narrow.low80)
 
 
+def test_a_law_carried_far_from_short_rungs_is_less_sure() -> None:
+    near, far = (outlook(rungs()).predict(900_000, tokens, 1e9) for tokens in (2e6, 2e7))
+    long = outlook([rung(10 * n, 10 * d) for n, d in [(8000, 32_000), (18_000, 72_000), (23_000, 900_000), (8000, 16_000), (8000, 64_000)]],
+                   n=9_000_000, tokens=4e7)  # fmt: skip
+    half = [math.log(one.high80 / one.low80) / 2 for one in (near, far)]
+    bend = [1.2816 * 0.012 * math.log(one.extrapolation) for one in (near, far)]
+    assert all(wide > least for wide, least in zip(half, bend, strict=True)) and half[1] > half[0]
+    same = long.law.predict(900_000, 2e7, 2e7).scaled(UNIT)
+    told = long.predict(900_000, 2e7, 1e9)
+    grown = math.log(told.high80 / told.low80) - math.log(same.high80 / same.low80)
+    assert grown < 2 * 1.2816 * 0.012 * math.log(
+        max(told.extrapolation, 1.0)
+    )  # nine million tokens at the top: far less
+
+
 def test_a_ladder_that_its_own_top_surprises_doubts_itself() -> None:
     smooth = rungs()
     surprised = [*smooth, rung(230_000, 1_000_000)]

@@ -276,8 +276,9 @@ def bin_names(edges: Sequence[float]) -> list[str]:
     """
     if not edges:
         return ["any"]
-    digits = next((d for d in range(6, 17) if len({f"{edge:.{d}g}" for edge in edges}) == len(edges)), 17)
-    told = [f"{edge:.{digits}g}" for edge in edges]
+    told = [f"{edge:g}" for edge in edges]
+    if len(set(told)) < len(told):  # six digits do not tell them apart
+        told = [f"{edge:.17g}" for edge in edges]
     return [f"<{told[0]}", *(f"{a}..{b}" for a, b in itertools.pairwise(told)), f">={told[-1]}"]
 
 

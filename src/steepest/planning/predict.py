@@ -6,7 +6,10 @@ All rungs are evaluated on the same part of the held-out text; what the run itse
 one large rung is evaluated on both and the ratio of its two losses carries over. The interval is the law's, which
 holds the floor and the luck of one run, and wider for tokens that the time may or may not buy:
 
-    half^2 = half_law^2 + (z s_tokens  -d ln L / d ln D)^2
+    half^2 = half_law^2 + (z s_tokens  -d ln L / d ln D)^2 + (z bend ln(C / C_top))^2
+
+The last term is for laws that bend: below about a million tokens a rung lies so near the knee that the loss of a larger
+and longer run falls faster than any law says which fits the rungs (measured, dev/LOG.md), more so the further it is carried.
 """
 
 import math
@@ -24,6 +27,10 @@ from steepest.scaling.gate import local_slopes
 from steepest.scaling.points import LEAST_POINTS, LEAST_SIZES
 
 PACE_SPREAD = 0.05  # of ln tokens: how well measured speed foretells a run's
+BEND = (
+    0.012  # of ln L for each e-fold of compute beyond the ladder's top, where that has BENT_TOKENS or fewer
+)
+BENT_TOKENS = 1e6
 Z80, Z95 = 1.2816, 1.9600
 WITHIN = 8.0  # times the run's tokens a parameter, that a rung may be away
 TOLERANCE = 0.02  # of the gate, for slopes of training losses under a falling rate
@@ -57,7 +64,9 @@ class Outlook:
         told = self.law.predict(n, tokens, _unique(tokens, unique)).scaled(self.unit)
         near = self.law.expected(n, np.array([tokens * 0.9, tokens * 1.1]), min(unique, tokens * 0.9))
         slope = float(np.log(near[0] / near[1]) / math.log(1.1 / 0.9))
-        return _widened(told, slope * PACE_SPREAD)
+        bend = BEND * min(1.0, BENT_TOKENS / float(np.max(self.law.points.d)))
+        further = bend * math.log(max(told.extrapolation, 1.0))
+        return _widened(told, self.multiplier * math.hypot(slope * PACE_SPREAD, further))
 
     def record(self, menu: Menu, index: int, *, memory: Menu) -> dict[str, Any]:
         """The promise for one size, and what other budgets would reach, as JSON for plan.json.
