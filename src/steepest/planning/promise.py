@@ -39,10 +39,7 @@ EVALUATED = 0.35  # cost of a token evaluated, over one trained on
 WHOLE_SHARE = 0.1  # of the ladder's seconds, that evaluating on the whole held-out text may take
 BUILDING = 0.1  # seconds, of a rung's parts
 LEAST_RUNG_TOKENS = LEAST_STEPS * 1024
-LONGER = (
-    4,
-    2,
-)  # times the tokens of a first rung that lies before the knee, that the others have at least, if that can be paid
+LONGER = (4, 2)  # times the tokens of the longest rung before the knee, that others have at least
 
 
 @dataclass(frozen=True)
@@ -119,16 +116,18 @@ def promise(
     )
     first = min(rungs, key=climbing.cost)
     multiplier = _check_rate(climbing, first) if given.optim.lr is None else 1.0
-    first = replace(first, multiplier=multiplier)
-    climbing.run([first])
-    # What the first rungs really took, and whether they were past the knee, is known now: the others are designed again.
-    least = [times * first.tokens for times in LONGER] if climbing.steepens(first) else []
-    designs = (designed(climbing.left, multiplier, tokens) for tokens in (*least, LEAST_RUNG_TOKENS))
-    again = next(filter(None, designs), rungs)
-    rungs = [replace(rung, multiplier=multiplier) for rung in again]
-    top = max(rungs, key=lambda rung: rung.n * rung.tokens)
-    affordable = WHOLE_SHARE * seconds / (EVALUATED * pace.seconds_per_token(top.n))
-    climbing.run(rungs, top=top, whole=int(min(examples.held_out_tokens, affordable)))
+    climbing.run([replace(first, multiplier=multiplier)])
+    while True:
+        # What rungs really take, and up to which length they lie before the knee, is known better after each: the rest is
+        # designed anew.
+        steep = climbing.steepening(epochs, multiplier)
+        least = [times * steep for times in LONGER] if steep else [LEAST_RUNG_TOKENS]
+        designs = (designed(climbing.left, multiplier, tokens) for tokens in least)
+        wanted = [replace(rung, multiplier=multiplier) for rung in next(filter(None, designs), [])]
+        top = max(wanted, key=lambda rung: rung.n * rung.tokens, default=first)
+        affordable = WHOLE_SHARE * seconds / (EVALUATED * pace.seconds_per_token(top.n))
+        if not climbing.run_cheapest(wanted, top=top, whole=int(min(examples.held_out_tokens, affordable))):
+            break
     taken = time.monotonic() - climbing.began
     outlook = look_out(
         list(climbing.finished().values()), n=n, tokens=tokens, epochs=epochs, multiplier=Ledger(cache).multiplier,
@@ -173,10 +172,24 @@ class _Climbing:
         evaluated = EVALUATED * min(PART, self.ladder.corpus.held_out_tokens)
         return (rung.tokens + evaluated) * self.slowness * self.pace.seconds_per_token(rung.n) + BUILDING
 
-    def steepens(self, rung: Rung) -> bool:
-        """Whether a rung was finished before its knee, where it tells nothing."""
-        one = self.finished().get(rung)
-        return one is not None and before_the_knee(one)
+    def steepening(self, epochs: int, multiplier: float) -> int:
+        """Tokens of the longest comparable rung that ended before its knee: shorter ones tell nothing either; 0 if none did."""
+        return max(
+            (one.tokens for rung, one in self.finished().items()
+             if (rung.epochs, rung.multiplier) == (epochs, multiplier) and before_the_knee(one)),
+            default=0,
+        )  # fmt: skip
+
+    def run_cheapest(self, rungs: list[Rung], *, top: Rung, whole: int) -> bool:
+        """Run those of some rungs that share the cheapest trunk of what is not finished; whether any of them came to its end."""
+        finished = self.finished()
+        todo = [rung for rung in rungs if rung not in finished]
+        if not todo:
+            return False
+        least = min(todo, key=lambda rung: sum(self.cost(one) for one in todo if one.family == rung.family))
+        before = len(self.ran)
+        self.run([rung for rung in todo if rung.family == least.family], top=top, whole=whole)
+        return len(self.ran) > before
 
     def run(self, rungs: list[Rung], *, top: Rung | None = None, whole: int = 0) -> None:
         """Those of some rungs that are not finished and that the seconds left buy."""
