@@ -178,6 +178,23 @@ def test_the_second_run_reuses_and_a_changed_source_rebuilds(tmp_path: Path, cac
     assert not third.reused and third.fingerprint != first.fingerprint
 
 
+def test_the_same_text_touched_or_elsewhere_has_the_same_order_of_batches(
+    tmp_path: Path, cache: Path
+) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", some_texts(60))
+    first = prepare_corpus(DataConfig(sources=[str(path)]), BYTES, cache)
+    os.utime(path, (1, 1))
+    (tmp_path / "b.jsonl").write_bytes(path.read_bytes())
+    for name in ("a.jsonl", "b.jsonl"):
+        again = prepare_corpus(DataConfig(sources=[str(tmp_path / name)]), BYTES, cache)
+        assert not again.reused and again.train.fingerprint == first.train.fingerprint
+    texts = some_texts(60)
+    texts[30] = texts[30].replace("a", "b") + "c"
+    other = prepare_corpus(DataConfig(sources=[str(write_jsonl(path, texts))]), BYTES, cache)
+    prints = [(one.train.fingerprint, one.validation.fingerprint) for one in (first, other)]
+    assert prints[0] != prints[1]  # also where the change is in the middle
+
+
 def test_settings_make_another_corpus(tmp_path: Path, cache: Path) -> None:
     file = write_jsonl(tmp_path / "a.jsonl", some_texts(100))
     prints = {

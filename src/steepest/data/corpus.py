@@ -307,7 +307,7 @@ def _train_tokenizer(config: TokenizerConfig, spool: Spool, split: Split, report
 
 def _encode(
     folder: Path, spool: Spool, split: Split, tokenizer: Tokenizer, workers: int | None, report: Progress
-) -> dict[str, dict[str, int]]:
+) -> dict[str, dict[str, Any]]:
     """Write the stores; returns their sizes."""
     n_bytes = int(spool.bounds[-1])
     workers = workers or (1 if n_bytes < SMALL else _cores())

@@ -47,10 +47,11 @@ class TokenStore:
             object.__setattr__(self, "fingerprint", digest.hexdigest())
 
 
-def write_store(folder: Path, name: str, encoded: Iterable[tuple[Pieces, Encoded]]) -> dict[str, int]:
-    """Write encoded pieces, in order, as ``NAME.bin`` and ``NAME.starts.npy``; returns their sizes."""
+def write_store(folder: Path, name: str, encoded: Iterable[tuple[Pieces, Encoded]]) -> dict[str, Any]:
+    """Write encoded pieces, in order, as ``NAME.bin`` and ``NAME.starts.npy``; returns their sizes and a hash of the ids."""
     starts: list[npt.NDArray[np.int64]] = [np.empty(0, np.int64)]
     tokens = n_bytes = 0
+    content = hashlib.sha256()
     begins = True  # the next piece begins a document
     with (folder / f"{name}.bin").open("wb") as file:
         for pieces, (counts, ids) in encoded:
@@ -59,13 +60,20 @@ def write_store(folder: Path, name: str, encoded: Iterable[tuple[Pieces, Encoded
             begins = bool(pieces[-1, 2])
             tokens += len(ids)
             n_bytes += int(pieces[:, 1].sum())
-            file.write(ids.astype(ids.dtype.newbyteorder("<"), copy=False).data)
+            raw = ids.astype(ids.dtype.newbyteorder("<"), copy=False).data
+            content.update(raw)
+            file.write(raw)
         sync(file)
     document_starts = np.concatenate(starts)
     with (folder / f"{name}.starts.npy").open("wb") as file:
         np.save(file, document_starts)
         sync(file)
-    return {"tokens": tokens, "documents": len(document_starts), "bytes": n_bytes}
+    return {
+        "tokens": tokens,
+        "documents": len(document_starts),
+        "bytes": n_bytes,
+        "content": content.hexdigest(),
+    }
 
 
 def sync(file: IO[Any]) -> None:
@@ -74,8 +82,11 @@ def sync(file: IO[Any]) -> None:
     os.fsync(file.fileno())
 
 
-def open_store(folder: Path, name: str, sizes: dict[str, int], dtype: str, fingerprint: str) -> TokenStore:
-    """Map a written store; a ``ValueError`` says what does not fit the recorded sizes."""
+def open_store(folder: Path, name: str, sizes: dict[str, Any], dtype: str, fingerprint: str) -> TokenStore:
+    """Map a written store; a ``ValueError`` says what does not fit the recorded sizes.
+
+    The store's fingerprint is the hash of its ids, so that the same text elsewhere, or touched, goes on as the same.
+    """
     file = folder / f"{name}.bin"
     stored = np.dtype(dtype).newbyteorder("<")
     size, expected = file.stat().st_size, sizes["tokens"] * stored.itemsize
@@ -86,4 +97,6 @@ def open_store(folder: Path, name: str, sizes: dict[str, int], dtype: str, finge
     if starts.shape != (sizes["documents"],):
         raise ValueError(f"{name}.starts.npy has the shape {starts.shape}, not ({sizes['documents']},)")
     # Plain arrays on top of the maps: indexing a np.memmap costs several times as much.
-    return TokenStore(tokens.view(np.ndarray), starts.view(np.ndarray), sizes["bytes"], fingerprint)
+    return TokenStore(
+        tokens.view(np.ndarray), starts.view(np.ndarray), sizes["bytes"], sizes.get("content", fingerprint)
+    )
