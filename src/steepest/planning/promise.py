@@ -92,7 +92,11 @@ def promise(
     )  # fmt: skip
     sizes = _sizes(given, fixed)
 
-    def designed(within: float, multiplier: float = 1.0, least: int = LEAST_RUNG_TOKENS) -> list[Rung]:
+    shortest = (
+        LEAST_RUNG_TOKENS * epochs
+    )  # so that so many are different: less is learnt by heart, not understood
+
+    def designed(within: float, multiplier: float = 1.0, least: int = shortest) -> list[Rung]:
         """For so many seconds; finished rungs of the same learning rate are free."""
         have = {
             replace(rung, multiplier=1.0) for rung in climbing.finished() if rung.multiplier == multiplier
@@ -121,7 +125,7 @@ def promise(
         # What rungs really take, and up to which length they lie before the knee, is known better after each: the rest is
         # designed anew.
         steep = climbing.steepening(epochs, multiplier)
-        least = [times * steep for times in LONGER] if steep else [LEAST_RUNG_TOKENS]
+        least = [times * steep for times in LONGER] if steep else [shortest]
         designs = (designed(climbing.left, multiplier, tokens) for tokens in least)
         wanted = [replace(rung, multiplier=multiplier) for rung in next(filter(None, designs), [])]
         top = max(wanted, key=lambda rung: rung.n * rung.tokens, default=first)
