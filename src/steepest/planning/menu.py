@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from steepest.planning.predict import Outlook
 
 TRAINING_SHARE = 0.92  # of the time left after planning; the rest is evaluations, checkpoints, the sample
-NEAR = 4.0  # times larger or smaller than the rule's size, that the law may choose
+NEAR = 2.0  # times larger or smaller than the rule's size, that the law may choose: small rungs know little of depth
 
 
 @dataclass(frozen=True)
