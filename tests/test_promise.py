@@ -13,7 +13,14 @@ from steepest.errors import DataError
 from steepest.optim import OptimConfig
 from steepest.optim.schedules import step_schedule
 from steepest.planning.climb import Finished
-from steepest.planning.forecast import Forecaster, forecast, keep_score
+from steepest.planning.forecast import (
+    METRIC,
+    STILL_TO_FALL,
+    Forecaster,
+    falls_all_along,
+    forecast,
+    keep_score,
+)
 from steepest.planning.ledger import Ledger
 from steepest.planning.menu import Menu
 from steepest.planning.predict import Outlook, before_the_knee, look_out
@@ -156,7 +163,8 @@ def test_the_record_says_what_other_budgets_reach() -> None:
 
 
 STEPS = 1000
-FACTORS = [step_schedule(OptimConfig(warmup=0.02, cooldown=0.9), STEPS)(step) for step in range(STEPS)]
+FACTORS = [step_schedule(OptimConfig(schedule="cosine"), STEPS)(step) for step in range(STEPS)]
+FALLING = [step_schedule(OptimConfig(), STEPS)(step) for step in range(STEPS)]
 
 
 def lines(until: int, gap: float = 0.02, drift: float = 0.0) -> list[dict[str, Any]]:
@@ -179,11 +187,34 @@ def curve_at(step: int) -> float:
     return 2.0 + 1.5 * (walked / 100) ** -0.4 - 0.15 * (1 - FACTORS[step - 1]) * (step > 20)
 
 
-@pytest.mark.parametrize(("share", "within"), [(0.25, 0.03), (0.5, 0.02), (0.75, 0.008)])
+@pytest.mark.parametrize(("share", "within"), [(0.25, 0.03), (0.5, 0.02), (0.75, 0.012)])
 def test_a_forecast_comes_nearer_as_the_run_goes_on(share: float, within: float) -> None:
     true = UNIT * curve_at(STEPS) * math.exp(0.02)
     told = forecast(lines(int(share * STEPS)), FACTORS, None, 0.5)
     assert told["value"] == pytest.approx(true, rel=within) and told["low"] < told["value"] < told["high"]
+
+
+@pytest.mark.parametrize("until", [250, 500, 750])
+def test_where_the_rate_falls_all_along_the_last_evaluations_say_the_end(until: int) -> None:
+    shares, falls, _ = zip(*STILL_TO_FALL, strict=True)
+    found = [
+        {
+            "step": step,
+            "evaluation": {METRIC: 1.6 * math.exp(-np.interp(step / STEPS, shares, falls)), "loss": 3.0},
+        }
+        for step in range(50, until + 1, 50)
+    ]
+    told = forecast(found, FALLING, None, 0.5)
+    assert told["by"] == "likeness" and told["value"] == pytest.approx(1.6, rel=1e-6)
+    half = math.log(told["high"] / told["low"]) / 2
+    assert half == pytest.approx(1.2816 * {250: 0.05, 500: 0.02, 750: 0.009}[until], rel=1e-6)
+    assert falls_all_along(FALLING) and not falls_all_along(FACTORS)
+    assert falls_all_along(
+        [step_schedule(OptimConfig(schedule="linear"), STEPS)(step) for step in range(STEPS)]
+    )
+    assert not falls_all_along(
+        [step_schedule(OptimConfig(schedule="cosine"), STEPS)(step) for step in range(STEPS)]
+    )
 
 
 def test_a_promise_is_one_more_observation() -> None:

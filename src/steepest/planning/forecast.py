@@ -1,13 +1,15 @@
 r"""While a run goes on its promise is renewed, and at its end it is kept or broken: forecasts and the score.
 
-At a quarter, half and three quarters of the run the law of its own curve (``scaling/curve.py``) is fitted to the
-training losses so far and extrapolated along the rest of the schedule. What is promised is the loss on held-out text,
-so the ratio of the two, seen at the evaluations so far, is carried on; where text repeats the ratio grows, and its
-trend is carried on half way. The plan's prediction counts as one more observation:
+At a quarter, half and three quarters of the run its end is foretold. Where the rate falls all along, as it does by default,
+runs are alike: the share of the held-out loss that is still to fall at a share of the steps was nearly the same in all
+that were measured (``STILL_TO_FALL``; dev/LOG.md), so the last evaluations say where the run ends. Under other schedules the
+law of the run's own curve (``scaling/curve.py``) is fitted to its training losses and extrapolated along the rest of the
+schedule, with the ratio of held-out to training loss seen so far; where text repeats its trend is carried on half way.
+The plan's prediction counts as one more observation:
 
     ln L = (ln L_plan / s_plan^2 + ln L_curve / s_curve^2) / (1 / s_plan^2 + 1 / s_curve^2)
 
-A run whose plan promised nothing is forecast from its curve alone.
+A run whose plan promised nothing is forecast from itself alone.
 """
 
 import json
@@ -33,6 +35,11 @@ RETRIES = 50  # in a run, where the losses so far are too few to go by
 LEAST_SPREAD = 0.004  # of the ratio of held-out to training loss
 WIDEST = 1.5  # high over low of the 80 % interval, beyond which a forecast would say nothing
 METRIC = "bits_per_byte"
+# Share of the steps; ln of the loss at the end over the held-out loss there, and its deviation from run to run.
+STILL_TO_FALL = (
+    (0.0, -0.4, 0.2), (0.25, -0.178, 0.05), (0.4, -0.115, 0.03), (0.5, -0.088, 0.02), (0.6, -0.06, 0.015), (0.75, -0.0315, 0.009),
+    (0.85, -0.0165, 0.006), (0.95, -0.004, 0.004), (1.0, 0.0, 0.002),
+)  # fmt: skip
 
 
 class Forecaster:
@@ -95,13 +102,60 @@ def forecast(
     Raises:
         DataError: too few losses, or nothing held out, to extrapolate from; or an end too open to tell.
     """
-    steps = [line for line in lines if line.get("loss") is not None and line.get("lr") is not None]
     seen = [
         line for line in lines if "evaluation" in line and line["step"] > 0 and METRIC in line["evaluation"]
     ]
     if not seen:
         raise DataError("no evaluation on held-out text yet; hold some out, or evaluate more often")
-    law = fit_curve(steps)
+    like = falls_all_along(factors)
+    own, own_spread = _by_likeness(seen, len(factors)) if like else _by_curve(lines, seen, factors, epochs)
+    value, deviation = own, own_spread
+    if promised:
+        prior = math.log(promised["value"])
+        prior_spread = max(math.log(promised["high"] / promised["low"]) / (2 * Z80), 1e-4)
+        weight = own_spread**-2 / (own_spread**-2 + prior_spread**-2)
+        value = weight * own + (1 - weight) * prior
+        deviation = (own_spread**-2 + prior_spread**-2) ** -0.5
+    if 2 * Z80 * deviation > math.log(WIDEST):
+        raise DataError("the losses so far leave the end wide open; train longer")
+    return {
+        "metric": METRIC, "value": math.exp(value), "low": math.exp(value - Z80 * deviation),
+        "high": math.exp(value + Z80 * deviation), "level": 0.8,
+        "by": "likeness" if like else "curve", "alone": math.exp(own),
+    }  # fmt: skip
+
+
+def falls_all_along(factors: Sequence[float]) -> bool:
+    """Whether the rate falls in about a straight line from soon after warm-up to the end.
+
+    >>> falls_all_along([1 - k / 100 for k in range(100)]), falls_all_along([1.0] * 100)
+    (True, False)
+    """
+    total = len(factors)
+    ends = ((0.25, 0.7, 0.95), (0.5, 0.4, 0.65), (0.75, 0.2, 0.4))
+    return all(low <= factors[int(share * total)] <= high for share, low, high in ends)
+
+
+def _by_likeness(seen: Sequence[Mapping[str, Any]], total: int) -> tuple[float, float]:
+    """ln of the loss at the end and its deviation, from the last evaluations and what runs still gain from there."""
+    shares, falls, spreads = (list(column) for column in zip(*STILL_TO_FALL, strict=True))
+    last = seen[-3:]
+    at = np.array([min(line["step"] / total, 1.0) for line in last])
+    ends = np.log([line["evaluation"][METRIC] for line in last]) + np.interp(at, shares, falls)
+    deviations = np.interp(at, shares, spreads)
+    apart = float(np.std(ends)) if len(last) > 1 else 0.0
+    value = float(np.average(ends, weights=deviations**-2.0))
+    return value, math.hypot(float(deviations[-1]), apart)
+
+
+def _by_curve(
+    lines: Sequence[Mapping[str, Any]],
+    seen: Sequence[Mapping[str, Any]],
+    factors: Sequence[float],
+    epochs: float,
+) -> tuple[float, float]:
+    """The same from the law of the run's own training losses, and the ratio of held-out to training loss."""
+    law = fit_curve([line for line in lines if line.get("loss") is not None and line.get("lr") is not None])
     rates = law.peak * np.asarray(factors, np.float64)
     fitted = law(rates)
     told = law.extrapolate(rates)
@@ -111,21 +165,8 @@ def forecast(
     logs = np.log([line["evaluation"]["loss"] for line in seen]) - np.log(fitted[at - 1])
     gap, spread = _carried_on(at / len(rates), logs, trend=epochs > 1.5)
     unit = seen[-1]["evaluation"][METRIC] / seen[-1]["evaluation"]["loss"]
-    curve = math.log(told.median * unit) + gap
-    curve_spread = math.hypot(math.log(told.high80 / told.low80) / (2 * Z80), spread)
-    value, deviation = curve, curve_spread
-    if promised:
-        prior = math.log(promised["value"])
-        prior_spread = max(math.log(promised["high"] / promised["low"]) / (2 * Z80), 1e-4)
-        weight = curve_spread**-2 / (curve_spread**-2 + prior_spread**-2)
-        value = weight * curve + (1 - weight) * prior
-        deviation = (curve_spread**-2 + prior_spread**-2) ** -0.5
-    if 2 * Z80 * deviation > math.log(WIDEST):
-        raise DataError("the losses so far leave the end wide open; train longer")
-    return {
-        "metric": METRIC, "value": math.exp(value), "low": math.exp(value - Z80 * deviation),
-        "high": math.exp(value + Z80 * deviation), "level": 0.8, "curve": math.exp(curve),
-    }  # fmt: skip
+    value = math.log(told.median * unit) + gap
+    return value, math.hypot(math.log(told.high80 / told.low80) / (2 * Z80), spread)
 
 
 def _carried_on(
