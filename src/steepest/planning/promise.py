@@ -91,10 +91,7 @@ def promise(
         Ladder(given, fixed, examples, machine(resolve_device(given.train.device)), cache), kind, pace, seconds, listen
     )  # fmt: skip
     sizes = _sizes(given, fixed)
-
-    shortest = (
-        LEAST_RUNG_TOKENS * epochs
-    )  # so that so many are different: less is learnt by heart, not understood
+    shortest = LEAST_RUNG_TOKENS * epochs  # so many are different, for fewer are learnt by heart
 
     def designed(within: float, multiplier: float = 1.0, least: int = shortest) -> list[Rung]:
         """For so many seconds; finished rungs of the same learning rate are free."""
@@ -122,8 +119,7 @@ def promise(
     multiplier = _check_rate(climbing, first) if given.optim.lr is None else 1.0
     climbing.run([replace(first, multiplier=multiplier)])
     while True:
-        # What rungs really take, and up to which length they lie before the knee, is known better after each: the rest is
-        # designed anew.
+        # After each it is known better what rungs take, and how long they must be: the rest is designed anew.
         steep = climbing.steepening(epochs, multiplier)
         least = [times * steep for times in LONGER] if steep else [shortest]
         designs = (designed(climbing.left, multiplier, tokens) for tokens in least)
