@@ -43,6 +43,9 @@ def test_a_run_says_what_it_reached_beside_the_baselines(beasts: Path, tmp_path:
     test = write_tsv(tmp_path / "test.tsv", [*lexical_rows(80, seed=1), ("emu", "never seen")])
     run = train(beasts, tmp_path, objective={"test": str(test)})
     told = json.loads(run.folder.result.read_text())
+    assert (
+        run.kind.seconds_to_conclude(run.config) == 1.2 * told["judging_seconds"] > 0
+    )  # which a deadline reserves
     assert set(told["judged"]) == {"development", "test"}
     assert set(told["judged"]["test"]) == {"steepest", *told["baselines"]} and len(told["baselines"]) == 2
     for one in told["judged"]["test"].values():

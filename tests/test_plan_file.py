@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from conftest import make_text
+from labelled_texts import lexical_rows, write_tsv
 from steepest import api
 from steepest.api.settings import Settings
 from steepest.errors import ConfigError, DataError, SteepestError
@@ -113,3 +114,19 @@ def test_nothing_is_promised_without_held_out_text(tmp_path: Path, text_file: Pa
     kind, given, examples = kind_of(given).prepare(given, tmp_path / "cache", silent)
     found: Promise = promise(given, {}, examples, kind, None, None, tmp_path, seconds=60.0, listen=silent)  # type: ignore[arg-type]
     assert found.outlook is None and "data.validation" in found.reason
+
+
+def test_a_plan_for_labelled_texts_is_refused_on_others(tmp_path: Path) -> None:
+    rows = write_tsv(tmp_path / "rows.tsv", lexical_rows(120))
+    other = write_tsv(tmp_path / "other.tsv", lexical_rows(120, seed=1))
+    config = {
+        "objective": {"kind": "classification"},
+        "model": {"depth": 1, "width": 32},
+        "train": {"threads": 1},
+    }
+    made = api.plan(rows, time="30s", cache=tmp_path / "cache", config=config)
+    made.save(tmp_path / "plan.json")
+    with pytest.raises(DataError, match="made for other data"):
+        api.train(other, plan=tmp_path / "plan.json", runs=tmp_path / "runs", cache=tmp_path / "cache")
+    assert not (tmp_path / "runs").exists()
+    assert made.record["fingerprint"]["machine"]["cores"] > 0 and made.record["fingerprint"]["data"]
