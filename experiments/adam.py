@@ -77,8 +77,8 @@ SETTINGS: dict[str, tuple[Callable[[str, float], float], str, float, dict[str, l
 
 
 def said(value: float) -> str:
-    """A loss, or that there is none."""
-    return f"{value:.3f}" if value < 1e3 else "no loss at all, for it diverges,"
+    """A loss, if there is one."""
+    return f"{value:.3f}" if value < 1e3 else "infinity, for it diverges"
 
 
 def main() -> None:
@@ -109,12 +109,12 @@ def main() -> None:
         told.append(
             f"{name}: at its best rate AdamW reaches {best['adamw']:.3f} {unit}, SGD with momentum {best['sgd']:.3f}; within {near} of "
             f"their best lie {wide['adamw']} of {len(grids['adamw'])} rates of AdamW and {wide['sgd']} of {len(grids['sgd'])} of SGD; "
-            f"the usual first guess (1e-3 and 0.1) gives {said(usual['adamw'])} and {said(usual['sgd'])}"
+            f"the usual first guess (1e-3 and 0.1) is at {said(usual['adamw'])} and {said(usual['sgd'])}"
         )
     conclude(
         "Adam gets further than SGD with less tuning.",
         HOLDS if all(verdicts) else PARTLY if any(verdicts) else FAILS,
-        f"{'; '.join(told).capitalize()}. (Rates are a factor of 4 apart; gradients are clipped in the transformer, which helps SGD.)",
+        f"{'; '.join(told)}. (Rates are a factor of 4 apart; gradients are clipped in the transformer, which helps SGD.)",
         ("in", "optimiser", "rate", "held-out loss"), rows, figure,
     )  # fmt: skip
 
