@@ -10,23 +10,14 @@ from collections.abc import Callable
 from statistics import mean
 
 import torch
-from claim import FAILS, HOLDS, PARTLY, canvas, conclude, train
-from torch import Tensor, nn
+from claim import FAILS, HOLDS, PARTLY, canvas, conclude, teach, train
+from torch import nn
 from torch.nn.functional import cross_entropy
 
 from steepest.errors import TrainingError
 
 STEPS, SCALED_STEPS, SEEDS = 200, 1000, (0, 1)
 USUAL = {"adamw": 1e-3, "sgd": 1e-1}  # the usual first guesses
-
-
-def teach(count: int, dice: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Inputs of very different scales, and a teacher's labels, which do not depend on the scales."""
-    fixed = torch.Generator().manual_seed(9)
-    first, second = torch.randn(32, 64, generator=fixed), torch.randn(64, 10, generator=fixed)
-    scales = 10 ** (3 * torch.rand(32, generator=fixed) - 1.5)
-    x = torch.randn(count, 32, generator=dice)
-    return x * scales, (torch.tanh(x @ first / 32**0.5) @ second).argmax(dim=1)
 
 
 def scaled(optimizer: str, lr: float) -> float:
@@ -41,7 +32,7 @@ def scaled(optimizer: str, lr: float) -> float:
             if optimizer == "adamw"
             else torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
         )
-        x, labels = teach(32 * SCALED_STEPS, dice)
+        x, labels = teach(32 * SCALED_STEPS, dice, wrong=0.0, decades=3.0)
         for step in range(SCALED_STEPS):
             for group in updater.param_groups:
                 group["lr"] = lr * (1 - step / SCALED_STEPS)
@@ -50,7 +41,7 @@ def scaled(optimizer: str, lr: float) -> float:
             cross_entropy(model(x[batch]), labels[batch]).backward()
             updater.step()
         with torch.no_grad():
-            fresh, truth = teach(5_000, torch.Generator().manual_seed(8))
+            fresh, truth = teach(5_000, torch.Generator().manual_seed(8), wrong=0.0, decades=3.0)
             found.append(cross_entropy(model(fresh), truth).item())
     return mean(found) if all(map(math.isfinite, found)) else math.inf
 

@@ -121,6 +121,27 @@ def train(text: Path | str, steps: int, *settings: str, seed: int = 0) -> Any:
     return run
 
 
+def teach(count: int, dice: Any, *, wrong: float = 0.1, decades: float = 0.0) -> tuple[Any, Any]:
+    """Random points (N, 32) and a random teacher's ten labels for them, always the same teacher.
+
+    Args:
+        dice: a ``torch.Generator`` that draws the points.
+        wrong: share of labels drawn anew.
+        decades: powers of ten over which the scales of the inputs differ; the labels do not depend on them.
+    """
+    import torch
+
+    fixed = torch.Generator().manual_seed(9)
+    first, second = torch.randn(32, 64, generator=fixed), torch.randn(64, 10, generator=fixed)
+    scales = 10 ** (decades * torch.rand(32, generator=fixed) - decades / 2)
+    x = torch.randn(count, 32, generator=dice)
+    labels = (torch.tanh(x @ first / 32**0.5) @ second).argmax(dim=1)
+    if wrong:
+        anew = torch.rand(count, generator=dice) < wrong
+        labels = torch.where(anew, torch.randint(10, (count,), generator=dice), labels)
+    return x * scales, labels
+
+
 def excerpt(size: int) -> Path:
     """The first bytes of the language reference that comes with Python, as a file: so little is soon learnt by heart."""
     import steepest

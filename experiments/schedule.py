@@ -10,8 +10,8 @@ from functools import partial
 from statistics import mean
 
 import torch
-from claim import FAILS, HOLDS, PARTLY, canvas, conclude
-from torch import Tensor, nn
+from claim import FAILS, HOLDS, PARTLY, canvas, conclude, teach
+from torch import nn
 from torch.nn.functional import cross_entropy
 
 from steepest.optim import schedules
@@ -19,16 +19,6 @@ from steepest.optim import schedules
 LENGTHS, SEEDS = (30, 100, 300, 1000, 3000), (0, 1, 2)
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 SCHEDULES: dict[str, Callable[..., float]] = {"constant": schedules.constant, "linear": schedules.linear}
-
-
-def teach(count: int, dice: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Points and a teacher's labels, a tenth of them drawn anew."""
-    weights = torch.Generator().manual_seed(9)
-    first, second = torch.randn(32, 64, generator=weights), torch.randn(64, 10, generator=weights)
-    x = torch.randn(count, 32, generator=dice)
-    labels = (torch.tanh(x @ first / 32**0.5) @ second).argmax(dim=1)
-    wrong = torch.rand(count, generator=dice) < 0.1
-    return x, torch.where(wrong, torch.randint(10, (count,), generator=dice), labels)
 
 
 def reach(schedule: str, lr: float, steps: int, seed: int) -> float:

@@ -9,22 +9,12 @@ from collections.abc import Callable
 from statistics import mean
 
 import torch
-from claim import COLOURS, FAILS, HOLDS, PARTLY, canvas, conclude, excerpt, train
-from torch import Tensor, nn
+from claim import COLOURS, FAILS, HOLDS, PARTLY, canvas, conclude, excerpt, teach, train
+from torch import nn
 from torch.nn.functional import cross_entropy
 
 SEEDS = (0, 1, 2)
 POINTS, PLAIN_STEPS, STEPS = 500, 3000, 350
-
-
-def teach(count: int, dice: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Points and a teacher's labels, a tenth of them drawn anew."""
-    weights = torch.Generator().manual_seed(9)
-    first, second = torch.randn(32, 64, generator=weights), torch.randn(64, 10, generator=weights)
-    x = torch.randn(count, 32, generator=dice)
-    labels = (torch.tanh(x @ first / 32**0.5) @ second).argmax(dim=1)
-    wrong = torch.rand(count, generator=dice) < 0.1
-    return x, torch.where(wrong, torch.randint(10, (count,), generator=dice), labels)
 
 
 def plain(decay: float, seed: int) -> tuple[float, float]:

@@ -17,7 +17,7 @@ from steepest.runs import RunFolder
 Table = dict[str, Any]
 
 LARGE = 8_000_000  # bytes of a file, above which not every line is read
-STEPS_KEPT = 10_000  # lines at even distances
+STEPS_KEPT = 21_000  # lines at even distances
 RARE = {
     rb'"gradient_flow"': 1_000,
     rb'"evaluation"': 1_000,
@@ -135,15 +135,20 @@ def curve(records: list[Table], x: str, *y: str) -> list[tuple[float, float]]:
     return found
 
 
-def _read_text(path: Path, problems: list[str], *, expected: bool = True) -> str:
+def _read_bytes(path: Path, problems: list[str], *, expected: bool = True) -> bytes:
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
+        return path.read_bytes()
     except FileNotFoundError:
         if expected:
             problems.append(f"{path.name} is not there")
     except OSError as error:
         problems.append(f"{path.name} cannot be read: {error.strerror}")
-    return ""
+    return b""
+
+
+def _read_text(path: Path, problems: list[str], *, expected: bool = True) -> str:
+    content = _read_bytes(path, problems, expected=expected)
+    return content.decode("utf-8", errors="replace").replace("\r\n", "\n")
 
 
 def _read_table(path: Path, problems: list[str], *, expected: bool = True) -> Table:
@@ -160,17 +165,8 @@ def _read_table(path: Path, problems: list[str], *, expected: bool = True) -> Ta
 
 def _read_lines(path: Path, problems: list[str], *, expected: bool = True) -> list[Table]:
     """Tables of a JSON-lines file; a kind of line of which there are very many is thinned."""
-    try:
-        lines = _picked(path.read_bytes())
-    except FileNotFoundError:
-        lines = []
-        if expected:
-            problems.append(f"{path.name} is not there")
-    except OSError as error:
-        lines = []
-        problems.append(f"{path.name} cannot be read: {error.strerror}")
     found, broken = [], 0
-    for line in lines:
+    for line in _picked(_read_bytes(path, problems, expected=expected)):
         try:
             value = json.loads(line.decode("utf-8", errors="replace"))
         except (ValueError, RecursionError):

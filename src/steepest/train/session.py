@@ -305,10 +305,9 @@ class Session:
         if state.step and self._best_so_far(metrics):
             state.best, state.stale = {"step": state.step, metric: metrics[metric]}, 0
             state.best["tie"] = _tie(metrics)
-            self._saved_step = (
-                -1
+            self.save(
+                again=True
             )  # a checkpoint of this very step may be there, and names another as the best
-            self.save()
         elif state.step:
             state.stale += 1
 
@@ -326,9 +325,9 @@ class Session:
 
     # -- checkpoints ----------------------------------------------------------------------------------
 
-    def save(self) -> None:
-        """Checkpoint where the run stands; only the copy blocks, the writing happens beside training."""
-        if self._saved_step == self.state.step:
+    def save(self, *, again: bool = False) -> None:
+        """Checkpoint where the run stands, once a step unless asked again; only the copy blocks, the writing is beside training."""
+        if self._saved_step == self.state.step and not again:
             return
         self.log.flush()
         self.state.seconds = self.elapsed()

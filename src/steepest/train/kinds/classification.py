@@ -314,7 +314,8 @@ def _judging_seconds(
     lexical: LexicalModel | None, parts: dict[str, Labelled], names: tuple[str, ...], metric: str
 ) -> float:
     """What judging the parts at the end will take, as fast as a few of their rows: their lexical features, and resamples."""
-    rows = next(iter(parts.values())).take(np.arange(min(len(next(iter(parts.values()))), TIMED_ROWS)))
+    development = parts["development"]
+    rows = development.take(np.arange(min(len(development), TIMED_ROWS)))
     began = time.perf_counter()
     log_NC = _nothing(len(rows), len(names)) if lexical is None else lexical.log_probabilities(rows.texts)
     judge(metric, torch.from_numpy(np.exp(log_NC)), torch.from_numpy(numbers_of(rows, names)))
