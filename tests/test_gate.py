@@ -5,6 +5,7 @@ import pytest
 
 from steepest.errors import DataError
 from steepest.scaling import judge_ladder, local_slopes
+from steepest.scaling.gate import pairs_of, slopes_between
 
 
 def knee(d: np.ndarray, at: float) -> np.ndarray:
@@ -91,3 +92,45 @@ def test_too_short_a_curve_is_a_reason_and_not_a_crash() -> None:
         local_slopes([1e6, 1.1e6, 1.2e6], [3, 2.9, 2.8])
     verdict = judge_ladder([1e4], [([1e6], [3.0])])
     assert verdict.rungs[0].reason.startswith("the slope of a curve needs losses from a quarter")
+
+
+def cooled(end: float, at: float, times: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """A run whose rate falls towards its end, which bends its curve down there: by 8% at its very end."""
+    d = end * 2.0 ** np.arange(-3, 0.1, 0.25)
+    return d, times * knee(d, at) * (1 - 0.08 * (d / end) ** 4)
+
+
+@pytest.mark.parametrize(("at", "passes"), [(2.0**15, 4), (2.0**21, 0)])
+def test_runs_that_cool_down_are_judged_by_another_length_of_their_size(at: float, passes: int) -> None:
+    sizes = [1e5, 1e5, 2e5, 2e5]
+    curves = [cooled(2.0**k, at, times) for times in (1.0, 0.9) for k in (20, 21)]
+    assert judge_ladder(sizes, curves, least_ratio=0).passed == []  # by their own curves none would count
+    assert len(judge_ladder(sizes, curves, least_ratio=0, cooled=True).passed) == passes
+
+
+def test_slopes_between_two_lengths_are_those_of_the_law_alone() -> None:
+    last, before = slopes_between(cooled(2.0**22, 2.0**15), cooled(2.0**23, 2.0**15))
+    for found, share in ((last, 1.0), (before, 0.5)):
+        ends = share * 2.0 ** np.array([21.75, 22.75])
+        exact = np.log(knee(ends[:1], 2.0**15) / knee(ends[1:], 2.0**15))[0] / np.log(2)
+        assert found == pytest.approx(exact, abs=2e-3)
+    with pytest.raises(DataError, match="from a third of their tokens"):
+        slopes_between(([1e6, 1.1e6, 1.2e6], [3, 2.9, 2.8]), cooled(2.0**23, 2.0**15))
+
+
+def test_held_out_losses_say_the_last_slope_where_they_are_known() -> None:
+    curves = [cooled(2.0**k, 2.0**15) for k in (20, 21)]
+    verdict = judge_ladder([1e5] * 2, curves, least_ratio=0, cooled=True, reached=[2.0, 1.8])
+    assert [rung.slope for rung in verdict.rungs] == pytest.approx([np.log(2.0 / 1.8) / np.log(2)] * 2)
+    flat = judge_ladder([1e5] * 2, curves, least_ratio=0, cooled=True, reached=[2.0, 1.99])
+    assert all("hardly falls" in rung.reason for rung in flat.rungs)
+
+
+def test_a_size_of_one_length_counts_where_all_pairs_do() -> None:
+    after, before = ([cooled(2.0**k, at) for k in (20, 21)] for at in (2.0**15, 2.0**21))
+    alone = cooled(2.0**21, 2.0**15, 0.9)
+    assert judge_ladder([1e5, 1e5, 2e5], [*after, alone], least_ratio=0, cooled=True).passed == [0, 1, 2]
+    assert judge_ladder([1e5, 1e5, 2e5], [*before, alone], least_ratio=0, cooled=True).passed == []
+    only = judge_ladder([2e5], [alone], least_ratio=0, cooled=True)
+    assert "no other run of its size" in only.rungs[0].reason
+    assert pairs_of([1e5, 1e5, 2e5], [100, 110, 200]) == {}  # too alike in length to tell anything

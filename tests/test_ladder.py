@@ -167,7 +167,7 @@ def test_a_real_ladder_promises_what_a_larger_run_reaches_or_says_that_it_cannot
     given, corpus, kind, _ = parts
     planning = sys.modules["steepest.planning.promise"]
     monkeypatch.setattr(planning, "LEAST_RUNG_TOKENS", 4096)
-    monkeypatch.setattr(planning, "SMALL", ((1, 32), (1, 64), (2, 64)))
+    monkeypatch.setattr(planning, "WIDTHS", (32, 64))
     models = [member(FIXED, shape) for shape in ((1, 96), (2, 96))]
     menu = Menu(tuple(models), (32_000.0, 32_000.0), unique=10**9)
     pace = Pace(dict.fromkeys(menu.sizes, 2e-05))
@@ -177,10 +177,10 @@ def test_a_real_ladder_promises_what_a_larger_run_reaches_or_says_that_it_cannot
         return promise(given, FIXED, corpus, kind, menu, pace, tmp_path, seconds=seconds,
                        listen=lambda name, fields: heard.append(name))  # fmt: skip
 
-    found = climb_for(60.0)
+    found = climb_for(1000.0)
     assert heard[0] == "ladder" and heard.count("rung") == found.record["ran"] >= 6
     assert found.outlook is not None and found.multiplier in {2 ** (k / 2) for k in range(-2, 3)}
-    again = climb_for(60.0)
+    again = climb_for(1000.0)
     assert again.record["ran"] == 0 and again.record["points"] == found.record["points"]
     assert {point["n"] for point in found.record["points"] if point["passed"]} <= {
         point["n"] for point in found.record["points"]

@@ -23,7 +23,7 @@ from steepest.planning.forecast import (
 )
 from steepest.planning.ledger import Ledger
 from steepest.planning.menu import Menu
-from steepest.planning.predict import Outlook, before_the_knee, look_out
+from steepest.planning.predict import Outlook, look_out, steepening
 from steepest.planning.rules import member
 from steepest.planning.rungs import Rung
 from steepest.runs import RunFolder
@@ -120,13 +120,21 @@ def test_before_the_knee_nothing_is_promised() -> None:
     assert "still grows" in told.verdict.reason or "steepens" in told.verdict.reason
 
 
-def test_a_rung_before_its_knee_is_told_by_its_own_curve() -> None:
-    assert before_the_knee(rung(80_000, 640_000, knee=900_000))
-    assert not before_the_knee(rung(80_000, 320_000, knee=10_000)) and not before_the_knee(
-        rung(80_000, 320_000)
-    )
-    short = rung(80_000, 640_000, knee=900_000)
-    assert not before_the_knee(replace(short, curve=short.curve[-2:]))
+def test_a_rung_before_its_knee_is_told_by_another_of_its_size() -> None:
+    before = [rung(80_000, tokens, knee=900_000) for tokens in (160_000, 320_000, 640_000)]
+    assert steepening(before) == 640_000 and steepening([before[0]]) == 0
+    assert steepening([rung(80_000, tokens, knee=10_000) for tokens in (320_000, 640_000)]) == 0
+    assert steepening([rung(80_000, 320_000), rung(80_000, 640_000)]) == 0
+    assert steepening([replace(one, curve=one.curve[-2:]) for one in before]) == 0
+
+
+def test_a_cooldown_is_no_knee() -> None:
+    def cooled(one: Finished) -> Finished:
+        bent = tuple((d, loss * (1 - 0.1 * (d / one.tokens) ** 4)) for d, loss in one.curve)
+        return replace(one, curve=bent)
+
+    assert steepening([cooled(one) for one in rungs()]) == 0
+    assert outlook([cooled(one) for one in rungs()]).law is not None
 
 
 def test_rungs_that_cannot_be_compared_are_left_out() -> None:

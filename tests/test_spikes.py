@@ -78,6 +78,15 @@ def test_a_history_that_hardly_moves_does_not_trip() -> None:
     assert guard.check(2.0, 3.0) == "outlier"
 
 
+def test_data_known_by_heart_do_not_trip() -> None:
+    guard = SpikeGuard()
+    for _ in range(128):
+        assert guard.check(2e-9, 1e-9) == "ok"
+    for loss, norm in [(1e-7, 1e-6), (1e-4, 1e-2), (0.1, 3.0), (2e-9, 1e-9)]:
+        assert guard.check(loss, norm) == "ok"
+    assert guard.check(2.0, 1.0) == "outlier"
+
+
 @pytest.mark.parametrize(
     ("loss_noise", "norm_noise", "rate"),
     [

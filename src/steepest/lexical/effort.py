@@ -3,16 +3,18 @@
     seconds(N) = N / n * [ making the bag + fits * one fit + baselines ],     all of them timed on n texts
 
 A fit's time is in proportion to its texts (dual coordinate descent), a regression's too (so many L-BFGS steps). If all
-of it is too much, only one strength is tried and fewer folds are made, without characters; if that is too much still,
-on fewer texts: the others are judged by a model that has not seen them either.
+of it is too much, only one strength is tried and fewer folds are made; then without characters; if that is too much
+still, on fewer texts: the others are judged by a model that has not seen them either.
 """
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 
+from steepest.errors import DataError
 from steepest.lexical.features import make_bag, suitable_views
 from steepest.lexical.model import (
     FEW_FOLDS,
@@ -23,8 +25,9 @@ from steepest.lexical.model import (
     separate,
 )
 
-SAMPLE = 500  # texts that are timed
-SHARE = 0.25  # of the time budget that lexical work may take
+SAMPLE, FIRST = 500, 20  # texts that are timed; and that are worked on before, for what is slow only once
+SHARE = 0.4  # of the time budget that lexical work may take
+MIDDLE = STRENGTHS[1:2]  # where there is no time to choose one
 
 
 @dataclass(frozen=True)
@@ -62,10 +65,13 @@ def choose_effort(
     if seconds is None:
         return whole
     few = views[:1] if len(views) < 3 else (views[0], views[2])
+    with suppress(DataError):  # so few may hold no word
+        _estimate(whole, texts, labels_N, classes, FIRST)
     for effort in (
         whole,
-        Effort(few, STRENGTHS[-1:], FEW_FOLDS, every),
-        Effort(few, STRENGTHS[-1:], 2, every, False),
+        Effort(views, MIDDLE, FEW_FOLDS, every),
+        Effort(few, MIDDLE, FEW_FOLDS, every),
+        Effort(few, MIDDLE, 2, every, False),
     ):
         needed = _estimate(effort, texts, labels_N, classes)
         if needed <= seconds:
@@ -75,12 +81,14 @@ def choose_effort(
     return Effort(effort.views, effort.strengths, effort.folds, rows, False, needed * count / len(texts))
 
 
-def _estimate(effort: Effort, texts: Sequence[str], labels_N: Labels, classes: int) -> float:
+def _estimate(
+    effort: Effort, texts: Sequence[str], labels_N: Labels, classes: int, sample: int = SAMPLE
+) -> float:
     """Seconds of some work on all texts."""
-    rows = np.random.default_rng(0).permutation(len(texts))[:SAMPLE]
-    sample, labels_S = [texts[row] for row in rows], labels_N[rows]
+    rows = np.random.default_rng(0).permutation(len(texts))[:sample]
+    drawn, labels_S = [texts[row] for row in rows], labels_N[rows]
     began = time.perf_counter()
-    bag = make_bag(effort.views, sample)
+    bag = make_bag(effort.views, drawn)
     made = time.perf_counter()
     separate(bag.matrix, labels_S, classes, strength=effort.strengths[-1])
     fitted = time.perf_counter()

@@ -26,7 +26,7 @@ from steepest.objectives import NextToken, Objective
 from steepest.optim import OptimConfig, build_optimizer
 from steepest.optim.muon import product_dtype
 from steepest.planning.rules import default_micro_batch, member
-from steepest.train.run import RunConfig, resolve_autocast
+from steepest.train.run import RunConfig, resolve_autocast, resolve_device
 from steepest.train.speed import fastest_threads, seconds_of, thread_candidates, usable_cores
 from steepest.train.spikes import SpikeGuard
 from steepest.train.step import train_step
@@ -36,6 +36,7 @@ PROBING_SHARE = 0.03  # of the time, after which no further size is timed
 PROBE_TOKENS = 2048  # of the steps that are timed
 SETTLING_TOKENS = 1024  # of those that only decide on threads and dtype, and of all where the time is short
 HASTY = 60.0  # seconds, below which it is
+WIDE = 128  # from where on parameters tell how fast a model is, whatever its depth
 PROBED = (
     ((1, 128), 0.0),
     ((4, 128), 0.0),
@@ -84,6 +85,17 @@ def measure_pace(given: RunConfig, fixed: dict[str, Any], device: torch.device, 
             **_probe(given, model, device, tokens)
         ).seconds_per_token(repeats)
     return Pace(measured)
+
+
+def rung_pace(given: RunConfig, models: Sequence[TransformerConfig], pace: Pace) -> Pace:
+    """How fast rungs train, whose shapes are not those that ``pace`` was measured on: the narrow ones are timed."""
+    device = resolve_device(given.train.device)
+    sizes = {n_matrix_parameters(model): model for model in models}
+    return Pace({
+        size: StepProbe(**_probe(given, model, device, SETTLING_TOKENS)).seconds_per_token() if model.width < WIDE
+        else pace.seconds_per_token(size)
+        for size, model in sizes.items()
+    })  # fmt: skip
 
 
 def settle(

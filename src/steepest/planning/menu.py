@@ -18,7 +18,11 @@ if TYPE_CHECKING:
     from steepest.planning.predict import Outlook
 
 TRAINING_SHARE = 0.92  # of the time left after planning; the rest is evaluations, checkpoints, the sample
-NEAR = 2.0  # times larger or smaller than the rule's size, that the law may choose: small rungs know little of depth
+NEAR, DEEPER = (
+    2.0,
+    1,
+)  # times larger or smaller, and layers more or fewer than the rule's size has, that the law may choose:
+# rungs are as deep as the rule's size, so they know what width is worth
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,7 @@ class Menu:
         allowed = [
             index for index in allowed_sizes(sizes, self.tokens, self.unique)
             if 1 / NEAR <= sizes[index] / sizes[rule] <= NEAR
+            and abs(self.models[index].depth - self.models[rule].depth) <= DEEPER
         ]  # fmt: skip
         return outlook.best(sizes, self.tokens, self.unique, allowed=allowed, rule=rule)
 

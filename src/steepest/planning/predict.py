@@ -19,11 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from steepest.errors import DataError
 from steepest.planning.climb import Finished
 from steepest.planning.menu import Menu
 from steepest.scaling import BayesLaw, Points, Prediction, Verdict, fit_bayes, judge_ladder
-from steepest.scaling.gate import local_slopes
 from steepest.scaling.points import LEAST_POINTS, LEAST_SIZES
 
 PACE_SPREAD = 0.05  # of ln tokens: how well measured speed foretells a run's
@@ -33,7 +31,7 @@ BEND = (
 BENT_TOKENS = 1e6
 Z80, Z95 = 1.2816, 1.9600
 WITHIN = 8.0  # times the run's tokens a parameter, that a rung may be away
-TOLERANCE = 0.02  # of the gate, for slopes of training losses under a falling rate
+TOLERANCE = 0.02  # of the gate, for slopes of training losses of some hundred steps
 MOST_DOUBT = 3.0
 TRUST = 0.005  # what the law must promise to double or halve the size that the rule takes
 
@@ -151,9 +149,7 @@ def look_out(
         ),
         key=lambda one: one.rung.n * one.tokens,
     )  # fmt: skip
-    curves = [([d for d, _ in one.curve], [loss for _, loss in one.curve]) for one in comparable]
-    # The gate asks for three tokens a parameter; what the run itself has is enough here, for the law is used nowhere else.
-    verdict = judge_ladder([one.rung.n for one in comparable], curves, tolerance=TOLERANCE, least_ratio=0.0)
+    verdict = _judge(comparable)
     judged = [one for one in comparable if one.whole] or comparable
     whole = judged[-1].whole or judged[-1].part if judged else {"loss": 1.0, "bits_per_byte": math.nan}
     scale = whole["loss"] / judged[-1].loss if judged else 1.0
@@ -166,13 +162,19 @@ def look_out(
     return Outlook(verdict, tuple(comparable), law, unit, multiplier, doubted)
 
 
-def before_the_knee(one: Finished) -> bool:
-    """Whether the slope of a rung's own curve still grows; false where there are too few losses to tell."""
-    try:
-        last, before = local_slopes([d for d, _ in one.curve], [loss for _, loss in one.curve])
-    except DataError:
-        return False
-    return last > before + TOLERANCE
+def steepening(rungs: Sequence[Finished]) -> int:
+    """Tokens of the longest of some rungs that ended before its knee, as the others of its size tell; 0 if none did."""
+    judged = zip(rungs, _judge(rungs).rungs, strict=True)
+    return max((one.tokens for one, said in judged if said.slope > said.slope_before + TOLERANCE), default=0)
+
+
+def _judge(rungs: Sequence[Finished]) -> Verdict:
+    curves = [([d for d, _ in one.curve], [loss for _, loss in one.curve]) for one in rungs]
+    # The gate asks for three tokens a parameter; what the run itself has is enough here, for the law is used nowhere else.
+    return judge_ladder(
+        [one.rung.n for one in rungs], curves, tolerance=TOLERANCE, least_ratio=0.0, cooled=True,
+        reached=[one.loss for one in rungs],
+    )  # fmt: skip
 
 
 def doubt(rungs: Sequence[Finished]) -> float:

@@ -18,27 +18,30 @@ import numpy as np
 
 from steepest.data import Corpus
 from steepest.data.examples import Examples
+from steepest.model import TransformerConfig
 from steepest.model.size import n_matrix_parameters
 from steepest.planning.climb import PART, Finished, rung_config
 from steepest.planning.ladder import Ladder
 from steepest.planning.ledger import Ledger
-from steepest.planning.measure import Pace, machine
+from steepest.planning.measure import Pace, machine, rung_pace
 from steepest.planning.menu import Menu
-from steepest.planning.predict import Outlook, before_the_knee, look_out
-from steepest.planning.rungs import LEAST_STEPS, SMALL, Rung, design, rounded_epochs
+from steepest.planning.predict import Outlook, look_out, steepening
+from steepest.planning.rungs import LEAST_STEPS, WIDTHS, Rung, design, rounded_epochs
 from steepest.train.kinds import Kind
 from steepest.train.run import Listener, RunConfig, resolve_device
 
-LADDER_SHARE = 0.09  # of the whole time
-PLANNING_SHARE = 0.115  # of the whole time, that measuring and ladder may take together
+LADDER_SHARE = 0.1  # of the whole time
+PLANNING_SHARE = 0.12  # of the whole time, that measuring and ladder may take together
 LEAST_TIME = 240.0  # seconds, below which neither rungs nor the run's own curve tell anything
-RATE_SHARE = 0.25  # of the ladder's seconds, that the learning-rate check may take
+RATE_SHARE = 0.15  # of the ladder's seconds, that the learning-rate check may take
 RATES = (0.5, 2.0)  # times the rule's rate, besides the rule's own
-RATE_GAIN = 0.005  # of the loss, below which the rule's rate is kept
+RATE_GAIN = 0.015  # of the loss, below which the rule's rate is kept: seeds of small rungs differ by 1%
 EVALUATED = 0.35  # cost of a token evaluated, over one trained on
 WHOLE_SHARE = 0.1  # of the ladder's seconds, that evaluating on the whole held-out text may take
 BUILDING = 0.1  # seconds, of a rung's parts
 LEAST_RUNG_TOKENS = LEAST_STEPS * 1024
+SHALLOWEST = 2 / 3  # of the run's depth, that its rungs have at least
+LEAST_UNIQUE = 65_536  # tokens that a rung reads at least: fewer are learnt by heart
 LONGER = (4, 2)  # times the tokens of the longest rung before the knee, that others have at least
 
 
@@ -90,8 +93,8 @@ def promise(
     climbing = _Climbing(
         Ladder(given, fixed, examples, machine(resolve_device(given.train.device)), cache), kind, pace, seconds, listen
     )  # fmt: skip
-    sizes = _sizes(given, fixed)
-    shortest = LEAST_RUNG_TOKENS * epochs  # so many are different, for fewer are learnt by heart
+    shortest = max(LEAST_RUNG_TOKENS, LEAST_UNIQUE * epochs)
+    sizes: list[tuple[tuple[int, int], int]] = []
 
     def designed(within: float, multiplier: float = 1.0, least: int = shortest) -> list[Rung]:
         """For so many seconds; finished rungs of the same learning rate are free."""
@@ -107,8 +110,14 @@ def promise(
         return Promise(
             reason="measuring took the seconds of the ladder, so busy is this machine; give more time"
         )
-    rungs = designed(seconds)
-    if not rungs:
+    deepest = menu.models[menu.rule].depth
+    for depth in range(deepest, math.ceil(SHALLOWEST * deepest) - 1, -1):
+        shapes = [model for model in _shapes(given, fixed, depth) if n_matrix_parameters(model) <= n]
+        sizes = [((model.depth, model.width), n_matrix_parameters(model)) for model in shapes]
+        climbing.pace = rung_pace(given, shapes, pace)
+        if rungs := designed(climbing.left):
+            break
+    else:
         return Promise(
             reason=f"{seconds:.0f}s buy no ladder of small runs here; {_enough(designed, seconds)}"
         )
@@ -123,9 +132,10 @@ def promise(
         steep = climbing.steepening(epochs, multiplier)
         least = [times * steep for times in LONGER] if steep else [shortest]
         designs = (designed(climbing.left, multiplier, tokens) for tokens in least)
-        wanted = [replace(rung, multiplier=multiplier) for rung in next(filter(None, designs), [])]
+        rungs = next(filter(None, designs), [] if steep else rungs)
+        wanted = [replace(rung, multiplier=multiplier) for rung in rungs]
         top = max(wanted, key=lambda rung: rung.n * rung.tokens, default=first)
-        affordable = WHOLE_SHARE * seconds / (EVALUATED * pace.seconds_per_token(top.n))
+        affordable = WHOLE_SHARE * seconds / (EVALUATED * climbing.pace.seconds_per_token(top.n))
         if not climbing.run_cheapest(wanted, top=top, whole=int(min(examples.held_out_tokens, affordable))):
             break
     taken = time.monotonic() - climbing.began
@@ -174,11 +184,9 @@ class _Climbing:
 
     def steepening(self, epochs: int, multiplier: float) -> int:
         """Tokens of the longest comparable rung that ended before its knee: shorter ones tell nothing either; 0 if none did."""
-        return max(
-            (one.tokens for rung, one in self.finished().items()
-             if (rung.epochs, rung.multiplier) == (epochs, multiplier) and before_the_knee(one)),
-            default=0,
-        )  # fmt: skip
+        return steepening([
+            one for rung, one in self.finished().items() if (rung.epochs, rung.multiplier) == (epochs, multiplier)
+        ])  # fmt: skip
 
     def run_cheapest(self, rungs: list[Rung], *, top: Rung, whole: int) -> bool:
         """Run those of some rungs that share the cheapest trunk of what is not finished; whether any of them came to its end."""
@@ -233,13 +241,10 @@ def best_rate(losses: dict[float, float]) -> float:
     return float(2 ** (round(2 * best) / 2))
 
 
-def _sizes(given: RunConfig, fixed: dict[str, Any]) -> list[tuple[tuple[int, int], int]]:
-    """Shapes that rungs may have, with their parameters, from small to large."""
-    found = []
-    for shape in SMALL:
-        config = rung_config(given, Rung(*shape, n=0, tokens=LEAST_RUNG_TOKENS), fixed)
-        found.append((shape, n_matrix_parameters(config.model)))
-    return sorted(found, key=lambda pair: pair[1])
+def _shapes(given: RunConfig, fixed: dict[str, Any], depth: int) -> list[TransformerConfig]:
+    """What rungs of a run so deep may be, from small to large."""
+    rungs = (Rung(depth, width, n=0, tokens=LEAST_RUNG_TOKENS) for width in WIDTHS)
+    return [rung_config(given, rung, fixed).model for rung in rungs]
 
 
 def _enough(designed: Callable[[float], list[Rung]], seconds: float) -> str:

@@ -1,12 +1,14 @@
 r"""Rungs: small runs that stand for a large one, and which of them a number of seconds buys.
 
-A law is only right near the ratio of tokens to parameters at which it was measured, so the rungs have the run's own:
+Rungs are as deep as the run and narrower, for what more tokens are worth grows with depth: rungs of one layer tell nothing
+of four (measured, dev/LOG.md). A law is only right near the ratio of tokens to parameters at which it was measured, so they
+have the run's own, or as much of it as the seconds buy:
 
-    D_i = ratio * N_i,      ratio = D / N of the run,       N_i a few sizes below the run's
+    D_i = share * ratio * N_i,      ratio = D / N of the run,       N_i a few sizes below the run's
 
-with, besides, shorter runs of the smallest sizes (is the loss a power law yet?), one far off the ratio (which tells
-the exponents of N and D apart) and one of another seed (how much is luck). Where the run will read its text several
-times, a rung reads a part of it as many times, so that repeats and dropout are the same at every size:
+with, besides, a run of half or twice the length of each size (is the loss a power law yet?), and one of another seed (how
+much is luck). Where the run will read its text several times, a rung reads a part of it as many times, so that repeats and
+dropout are the same at every size:
 
     U_i = D_i / epochs
 
@@ -17,22 +19,18 @@ serves another.
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 FINENESS = 2.0  # rungs of tokens in an octave
 LEAST_STEPS = 100  # of a rung
-SHARES = (1.0, 0.71, 0.5, 0.35)  # of the run's ratio, the largest that leaves three sizes, or else two
-TOP_SHARE = 0.45  # of the ladder's seconds, that the largest rung may take
+SHARES = (1.0, 0.71, 0.5, 0.35, 0.25, 0.18, 0.13)  # of the run's ratio, the largest that leaves three sizes, or else two
+TOP_SHARE = 0.8  # of the ladder's seconds, that the largest size may take
 SPACING = 1.25  # least factor from one size of a ladder to the next
 LARGEST = 0.75  # share of the run's parameters that a rung may have
 EPOCHS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 24, 32)
 
-# Depth and width of what a rung may be.
-SMALL = (
-    (1, 32), (1, 64), (2, 64), (1, 128), (2, 128), (3, 128), (4, 128), (5, 128), (4, 192), (6, 192), (6, 256), (8, 256),
-    (8, 384), (8, 512), (12, 768),
-)  # fmt: skip
+WIDTHS = (32, 64, 96, 128, 192, 256, 320, 384, 512, 640, 768, 1024)  # that a rung may have, heads of 64 or 32
 
 
 @dataclass(frozen=True, order=True)
@@ -112,36 +110,46 @@ def design(
     def price(rung: Rung) -> float:
         return 0.0 if rung in done else cost(rung)
 
-    def rung(shape: tuple[int, int], size: int, ratio: float, seed: int = 0) -> Rung:
-        return Rung(*shape, size, rounded_tokens(max(ratio * size, least_tokens)), epochs, seed)
+    def rung(shape: tuple[int, int], size: int, ratio: float) -> Rung:
+        return Rung(*shape, size, rounded_tokens(max(ratio * size, least_tokens)), epochs)
 
     for least, share in itertools.product((3, 2), SHARES):
         ratio = share * tokens / n
-        spine = _spine([rung(shape, size, ratio) for shape, size in smaller], seconds, price)
+        spine = _spine(
+            [rung(shape, size, ratio) for shape, size in smaller],
+            seconds,
+            lambda one: price(one) + price(_beside(one, least_tokens)),
+        )
         if len(spine) < least:
             continue
-        chosen = list(spine)
-        first, second, top = spine[0], spine[min(1, len(spine) - 1)], spine[-1]
-        extras = [
-            rung((first.depth, first.width), first.n, ratio / 2),
-            rung((second.depth, second.width), second.n, ratio / 2),
-            rung((first.depth, first.width), first.n, 2 * ratio),
-            rung((first.depth, first.width), first.n, ratio, seed=1),
-            rung((top.depth, top.width), top.n, ratio / 2),
-            rung((first.depth, first.width), first.n, ratio / 4),
-            rung((first.depth, first.width), first.n, 4 * ratio),
+        chosen = [one for size in spine for one in (size, _beside(size, least_tokens))]
+        first = spine[0]
+        others = [
+            replace(first, seed=1),
+            longer(first, 2),
+            *(longer(one, 0.5) for one in spine),
+            longer(first, 0.25),
         ]
-        for extra in extras:
-            spent = sum(map(price, chosen))
-            if extra not in chosen and spent + price(extra) <= seconds:
-                chosen.append(extra)
-        if len(chosen) >= 4:
-            return sorted(chosen, key=cost)
+        for other in others:
+            affordable = sum(map(price, chosen)) + price(other) <= seconds
+            if other not in chosen and other.tokens >= rounded_tokens(least_tokens) and affordable:
+                chosen.append(other)
+        return sorted(chosen, key=cost)
     return []
 
 
+def longer(rung: Rung, times: float) -> Rung:
+    """The same so many times as long."""
+    return replace(rung, tokens=rounded_tokens(times * rung.tokens))
+
+
+def _beside(rung: Rung, least_tokens: float) -> Rung:
+    """The other length of a rung's size: half of its own, or twice where half would be too short."""
+    return longer(rung, 0.5 if 0.5 * rung.tokens >= least_tokens else 2)
+
+
 def _spine(rungs: list[Rung], seconds: float, price: Callable[[Rung], float]) -> list[Rung]:
-    """Up to four sizes at the run's own ratio: the largest that can be paid, then spread evenly down to the least."""
+    """Up to four sizes: the largest that can be paid with all that belongs to it, then spread evenly down to the least."""
     payable = [rung for rung in rungs if price(rung) <= TOP_SHARE * seconds]
     while payable:
         spine = [payable[-1]]
@@ -151,7 +159,7 @@ def _spine(rungs: list[Rung], seconds: float, price: Callable[[Rung], float]) ->
             if not lower:
                 break
             spine.append(min(lower, key=lambda rung: abs(math.log(rung.n / wanted))))
-        if sum(map(price, spine)) <= 0.85 * seconds:
+        if sum(map(price, spine)) <= seconds:
             return sorted(spine, key=lambda rung: rung.n)
         payable.pop()
     return []

@@ -11,6 +11,15 @@ which grows through the knee and falls ever after. A rung at D tokens counts onc
     s over the last octave (D/2 to D)  <=  s over the octave before (D/4 to D/2)  +  tolerance
 
 and no longer run of the same ladder still steepens beyond D: a plateau looks tame until a longer run leaves it.
+
+A run's own curve tells s only while its rate does not fall: a cooldown steepens any curve, and that of a larger model
+more. Two runs of one size, each cooled over the same share of its length, are compared at the same shares x instead,
+
+    s(x) = ln(L_short(x D_short) / L_long(x D_long)) / ln(D_long / D_short)
+
+where the rate is the same; s around x = 1 is then the last octave's, s around x = 1/2 that of the octave before. Where
+the losses that runs reached on held-out text are known, they say the former: training losses at the end of text that is
+read again and again are those of a text half known by heart.
 """
 
 from collections.abc import Sequence
@@ -24,6 +33,11 @@ from steepest.errors import DataError
 TOLERANCE = 0.01  # by which a slope may seem to grow: noise of two evaluations half an octave apart
 LEAST_RATIO = 3.0  # tokens a parameter, below which the laws' own residuals are several percent
 LEAST_RUNGS, LEAST_SIZES = 4, 2
+LAST, BEFORE = (
+    2.0 ** np.array([-0.5, -0.25, 0]),
+    2.0 ** np.array([-1.5, -1.25, -1]),
+)  # shares of two runs compared
+APART = 1.3  # least factor between the lengths of two runs that are compared
 FLAT = 0.02  # a slope below which a run has stalled or not yet begun; laws of real data lie above
 
 
@@ -88,12 +102,41 @@ def local_slopes(d: ArrayLike, loss: ArrayLike) -> tuple[float, float]:
     return float(-solution[2]), float(-solution[1])
 
 
+def slopes_between(
+    shorter: tuple[ArrayLike, ArrayLike], longer: tuple[ArrayLike, ArrayLike]
+) -> tuple[float, float]:
+    """The same two slopes from the curves of two runs of one size and one shape of schedule: free of what the rate does.
+
+    >>> def cooled(end): # a power law that a falling rate bends down towards its end
+    ...     d = end * 2.0 ** np.arange(-3, 0.1, 0.25)
+    ...     return d, 4 * d ** -0.1 * (1 - 0.1 * (d / end) ** 4)
+    >>> [round(slope, 3) for slope in local_slopes(*cooled(1e6))], [round(slope, 3) for slope in slopes_between(cooled(1e6), cooled(2e6))]
+    ([0.23, 0.093], [0.1, 0.1])
+    """
+    ends, places = [], []
+    for d, loss in (shorter, longer):
+        x, y = np.log(np.asarray(d, np.float64)), np.log(np.asarray(loss, np.float64))
+        order = np.argsort(x)
+        x, y = x[order], y[order]
+        if x.size < 3 or x[0] > x[-1] + np.log(min(BEFORE)):
+            raise DataError(
+                f"the slope between two curves needs losses from a third of their tokens on; got {x.size} from "
+                f"{np.exp(x[0]):,.0f} to {np.exp(x[-1]):,.0f} tokens: evaluate more often"
+            )
+        ends.append(x[-1])
+        places.append([np.interp(x[-1] + np.log(share), x, y).mean() for share in (LAST, BEFORE)])
+    octaves = ends[1] - ends[0]
+    return float((places[0][0] - places[1][0]) / octaves), float((places[0][1] - places[1][1]) / octaves)
+
+
 def judge_ladder(
     n: Sequence[float],
     curves: Sequence[tuple[ArrayLike, ArrayLike]],
     *,
     tolerance: float = TOLERANCE,
     least_ratio: float = LEAST_RATIO,
+    cooled: bool = False,
+    reached: Sequence[float] | None = None,
 ) -> Verdict:
     """Pass every run of a ladder through the gate.
 
@@ -103,32 +146,48 @@ def judge_ladder(
             down from one trunk may be given as the ends of all of them: (tokens, losses) of the size so far.
         tolerance: by which the slope may seem to grow.
         least_ratio: tokens a parameter, below which a rung does not count.
+        cooled: whether the rate of every run falls towards its own end: runs of one size are judged by each other, and
+            one that is alone by whether all pairs count.
+        reached: with ``cooled``, the held-out loss of each run.
 
     >>> d = 2.0 ** np.arange(20, 25)
     >>> curves = [(d, 1.5 + k * (d / d[0]) ** -0.3) for k in (1.0, 0.9, 0.8, 0.7)]
     >>> judge_ladder([1e5, 2e5, 4e5, 8e5], curves).predictable
     True
     """
-    measured: list[tuple[float, float, float, float] | str] = []
-    for size, (d, loss) in zip(n, curves, strict=True):
+    ends = [float(np.max(np.asarray(d))) for d, _ in curves]
+    pairs = pairs_of(n, ends) if cooled else {}
+    measured: list[tuple[float, float] | str] = []
+    for index, (d, loss) in enumerate(curves):
         try:
-            measured.append((float(size), float(np.max(np.asarray(d))), *local_slopes(d, loss)))
+            if not cooled:
+                measured.append(local_slopes(d, loss))
+            elif index in pairs:
+                short, long = pairs[index]
+                last, before = slopes_between(curves[short], curves[long])
+                if reached is not None:
+                    last = float(np.log(reached[short] / reached[long]) / np.log(ends[long] / ends[short]))
+                measured.append((last, before))
+            else:
+                measured.append((np.nan, np.nan))
         except DataError as error:
             measured.append(str(error))
-    steepening = max((one[1] for one in measured if not isinstance(one, str) and one[2] > one[3] + tolerance),
-                     default=0.0)  # fmt: skip
+    steepening = max((tokens for tokens, one in zip(ends, measured, strict=True)
+                      if not isinstance(one, str) and one[0] > one[1] + tolerance), default=0.0)  # fmt: skip
+    paired = [ends[long] for _, long in pairs.values()]
     rungs = []
-    for size, (d, _), one in zip(n, curves, measured, strict=True):
-        tokens = float(np.max(np.asarray(d)))
+    for size, tokens, one in zip(n, ends, measured, strict=True):
         if isinstance(one, str):
             rungs.append(Rung(float(size), tokens, np.nan, np.nan, False, one))
             continue
-        _, _, last, before = one
+        last, before = one
         reason = ""
         if last > before + tolerance:
             reason = f"its slope still grows ({before:.3f} to {last:.3f}): before the knee"
         elif tokens <= steepening:
             reason = f"a run of {steepening:,.0f} tokens still steepens: this one has not begun to"
+        elif np.isnan(last) and not (paired and steepening == 0 and tokens >= min(paired)):
+            reason = "no other run of its size to compare it with"
         elif last < FLAT:
             reason = f"its loss hardly falls (slope {last:.3f}): a plateau, or the end of what it can learn"
         elif tokens / size < least_ratio:
@@ -144,3 +203,23 @@ def judge_ladder(
         f"not predictable at this budget: {len(left)} of {len(rungs)} rungs count, of {sizes} "
         f"size{'s' * (sizes != 1)}, and a law needs {LEAST_RUNGS} of {LEAST_SIZES}; {first}",
     )  # fmt: skip
+
+
+def pairs_of(n: Sequence[float], tokens: Sequence[float]) -> dict[int, tuple[int, int]]:
+    """For each run that is not the only one of its size: which two, shorter and longer, tell where it is on its way.
+
+    Its own length and the next shorter one; for the shortest of a size, its own and the next longer.
+
+    >>> pairs_of([10, 10, 10, 20], [100, 200, 400, 100])
+    {0: (0, 1), 1: (0, 1), 2: (1, 2)}
+    """
+    found: dict[int, tuple[int, int]] = {}
+    for index, (size, own) in enumerate(zip(n, tokens, strict=True)):
+        same = [other for other in range(len(n)) if n[other] == size]
+        shorter = [other for other in same if tokens[other] * APART <= own]
+        longer = [other for other in same if own * APART <= tokens[other]]
+        if shorter:
+            found[index] = (max(shorter, key=lambda other: tokens[other]), index)
+        elif longer:
+            found[index] = (index, min(longer, key=lambda other: tokens[other]))
+    return found
