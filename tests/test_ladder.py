@@ -166,10 +166,16 @@ def test_a_real_ladder_promises_what_a_larger_run_reaches_or_says_that_it_cannot
 ) -> None:
     given, corpus, kind, _ = parts
     planning = sys.modules["steepest.planning.promise"]
-    monkeypatch.setattr(planning, "LEAST_RUNG_TOKENS", 4096)
+    for name, value in (
+        ("LEAST_RUNG_TOKENS", 12_288),
+        ("LEAST_UNIQUE", 0),
+        ("LENGTHS", (1.0,)),
+        ("LONGER", (2,)),
+    ):
+        monkeypatch.setattr(planning, name, value)
     monkeypatch.setattr(planning, "WIDTHS", (32, 64))
     models = [member(FIXED, shape) for shape in ((1, 96), (2, 96))]
-    menu = Menu(tuple(models), (32_000.0, 32_000.0), unique=10**9)
+    menu = Menu(tuple(models), (64_000.0, 64_000.0), unique=10**9)
     pace = Pace(dict.fromkeys(menu.sizes, 2e-05))
     heard: list[str] = []
 
@@ -189,9 +195,9 @@ def test_a_real_ladder_promises_what_a_larger_run_reaches_or_says_that_it_cannot
         assert "not predictable at this budget" in found.reason
         return
     size = menu.sizes[0]
-    target = Rung(1, 96, size, 32_000, multiplier=found.multiplier)
+    target = Rung(1, 96, size, 64_000, multiplier=found.multiplier)
     reached = run(parts, [target], whole=corpus.held_out_tokens, top=target)[0].whole["bits_per_byte"]
-    told = found.outlook.predict(size, 32_000, 1e9)
+    told = found.outlook.predict(size, 64_000, 1e9)
     assert told.low95 * 0.95 <= reached <= told.high95 * 1.05
 
 

@@ -69,6 +69,15 @@ def outlook(found: list[Finished], **more: Any) -> Outlook:
     return look_out(found, **values)
 
 
+@pytest.fixture
+def late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if rungs were long enough for the sum of power laws that they lie on here."""
+    monkeypatch.setattr(
+        "steepest.planning.predict.trust", lambda tokens, steadiness: np.zeros(np.shape(tokens))
+    )
+
+
+@pytest.mark.usefixtures("late")
 @pytest.mark.parametrize("epochs", [1, 6])
 def test_the_promise_is_the_true_loss_in_bits_per_byte(epochs: int) -> None:
     told = outlook(rungs(epochs), epochs=epochs)
@@ -86,23 +95,44 @@ def test_what_the_whole_text_is_harder_than_its_part_carries_over() -> None:
 
 def test_a_multiplier_widens_and_uncertain_tokens_do() -> None:
     narrow, wide = (outlook(rungs(), multiplier=k).predict(900_000, 4e6, 1e9) for k in (1.0, 2.0))
-    assert wide.median == pytest.approx(narrow.median, rel=1e-3)
+    assert wide.median == pytest.approx(narrow.median, rel=5e-3)  # two laws are mixed
     assert math.log(wide.high80 / wide.low80) > 1.5 * math.log(narrow.high80 / narrow.low80)
 
 
 def test_a_law_carried_far_from_short_rungs_is_less_sure() -> None:
     near, far = (outlook(rungs()).predict(900_000, tokens, 1e9) for tokens in (2e6, 2e7))
-    long = outlook([rung(10 * n, 10 * d) for n, d in [(8000, 32_000), (18_000, 72_000), (23_000, 900_000), (8000, 16_000), (8000, 64_000)]],
-                   n=9_000_000, tokens=4e7)  # fmt: skip
-    half = [math.log(one.high80 / one.low80) / 2 for one in (near, far)]
-    bend = [1.2816 * 0.012 * math.log(one.extrapolation) for one in (near, far)]
-    assert all(wide > least for wide, least in zip(half, bend, strict=True)) and half[1] > half[0]
-    same = long.law.predict(900_000, 2e7, 2e7).scaled(UNIT)
-    told = long.predict(900_000, 2e7, 1e9)
-    grown = math.log(told.high80 / told.low80) - math.log(same.high80 / same.low80)
-    assert grown < 2 * 1.2816 * 0.012 * math.log(
-        max(told.extrapolation, 1.0)
-    )  # nine million tokens at the top: far less
+    assert math.log(far.high80 / far.low80) > 1.5 * math.log(near.high80 / near.low80)
+
+
+@pytest.mark.parametrize(("times", "early"), [(1, 1.0), (5, 0.559), (30, 0.0)])
+def test_short_runs_follow_the_early_law_and_long_ones_the_sum_of_powers(times: int, early: float) -> None:
+    sizes = [(80_000, 320_000), (180_000, 720_000), (230_000, 900_000), (80_000, 160_000), (80_000, 640_000)]
+    told = outlook([rung(n, times * tokens) for n, tokens in sizes], tokens=times * 4e6)
+    told = replace(told, steadiness=1.0)
+    assert told.law is not None and told.early is not None
+    at = 900_000, times * 4e6, 1e9
+    late, soon = (float(np.median(law.sample(*at))) * UNIT for law in (told.law, told.early))
+    assert soon < 0.96 * late  # they differ, or this would test nothing
+    found = told.predict(*at).median
+    assert min(soon, late) - 1e-9 <= found <= max(soon, late) + 1e-9
+    assert told.expected(*at) * UNIT == pytest.approx(
+        early * told.early.expected(*at) * UNIT + (1 - early) * told.law.expected(*at) * UNIT, rel=1e-2
+    )
+    assert {1.0: found == pytest.approx(soon), 0.0: found == pytest.approx(late)}.get(early, True)
+
+
+def test_a_loss_that_nears_its_floor_is_not_the_early_laws() -> None:
+    def flattening(one: Finished) -> Finished:
+        floor = 2.9  # of losses from 4.5 down
+        curve = tuple((d, floor + 2.0 * (d / 1e5) ** -0.9) for d, _ in one.curve)
+        loss = curve[-1][1]
+        return replace(one, curve=curve, part={"loss": loss, "bits_per_byte": UNIT * loss})
+
+    told = outlook([flattening(one) for one in rungs()])
+    assert told.law is not None and told.steadiness < 0.6
+    assert told.predict(900_000, 4e6, 1e9).median == pytest.approx(
+        UNIT * told.law.predict(900_000, 4e6).median
+    )
 
 
 def test_a_ladder_that_its_own_top_surprises_doubts_itself() -> None:

@@ -6,10 +6,10 @@ All rungs are evaluated on the same part of the held-out text; what the run itse
 one large rung is evaluated on both and the ratio of its two losses carries over. The interval is the law's, which
 holds the floor and the luck of one run, and wider for tokens that the time may or may not buy:
 
-    half^2 = half_law^2 + (z s_tokens  -d ln L / d ln D)^2 + (z bend ln(C / C_top))^2
+    half^2 = half_law^2 + (z s_tokens  -d ln L / d ln D)^2
 
-The last term is for laws that bend: below about a million tokens a rung lies so near the knee that the loss of a larger
-and longer run falls faster than any law says which fits the rungs (measured, dev/LOG.md), more so the further it is carried.
+Where no rung has more than about a million tokens the law is the early one (``scaling/early``); where rungs are longer, draws of
+it give way to those of the sum of power laws with a floor (``scaling/bayes``).
 """
 
 import math
@@ -18,17 +18,26 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from steepest.planning.climb import Finished
 from steepest.planning.menu import Menu
-from steepest.scaling import BayesLaw, Points, Prediction, Verdict, fit_bayes, judge_ladder
+from steepest.scaling import (
+    BayesLaw,
+    EarlyLaw,
+    Points,
+    Prediction,
+    Verdict,
+    fit_bayes,
+    fit_early,
+    judge_ladder,
+)
+from steepest.scaling.early import trust
+from steepest.scaling.laws import Array
 from steepest.scaling.points import LEAST_POINTS, LEAST_SIZES
+from steepest.scaling.prediction import summarize
 
 PACE_SPREAD = 0.05  # of ln tokens: how well measured speed foretells a run's
-BEND = (
-    0.012  # of ln L for each e-fold of compute beyond the ladder's top, where that has BENT_TOKENS or fewer
-)
-BENT_TOKENS = 1e6
 Z80, Z95 = 1.2816, 1.9600
 WITHIN = 8.0  # times the run's tokens a parameter, that a rung may be away
 TOLERANCE = 0.02  # of the gate, for slopes of training losses of some hundred steps
@@ -44,6 +53,8 @@ class Outlook:
         verdict: the gate's.
         rungs: those that were judged, in the order of the verdict's.
         law: fitted to those that passed, losses in nats per token of what the run is judged on; or ``None``.
+        early: the early law fitted to the same.
+        steadiness: the least of (last slope / slope before) of those that passed: whether their loss falls as it did.
         unit: bits per byte of a nat per token.
         multiplier: that half-widths are multiplied by, from the user's own record (``ledger``).
         doubt: and by this besides, from the ladder's own top (see `doubt`).
@@ -52,19 +63,30 @@ class Outlook:
     verdict: Verdict
     rungs: tuple[Finished, ...]
     law: BayesLaw | None
+    early: EarlyLaw | None
+    steadiness: float
     unit: float
     multiplier: float
     doubt: float
 
     def predict(self, n: float, tokens: float, unique: float) -> Prediction:
         """Bits per byte of a run of ``n`` parameters that trains on about ``tokens``, ``unique`` of them different."""
-        assert self.law is not None
-        told = self.law.predict(n, tokens, _unique(tokens, unique)).scaled(self.unit)
-        near = self.law.expected(n, np.array([tokens * 0.9, tokens * 1.1]), min(unique, tokens * 0.9))
+        assert self.law is not None and self.early is not None
+        different = _unique(tokens, unique)
+        late, soon = (law.sample(n, tokens, different) for law in (self.law, self.early))
+        many = round(float(trust(tokens, self.steadiness)) * soon.size)
+        draws = np.concatenate([soon[:many], late[many:]])
+        told = summarize(draws, self.law.extrapolation(n, tokens)).scaled(self.unit)
+        near = self.expected(n, np.array([tokens * 0.9, tokens * 1.1]), min(unique, tokens * 0.9))
         slope = float(np.log(near[0] / near[1]) / math.log(1.1 / 0.9))
-        bend = BEND * min(1.0, BENT_TOKENS / float(np.max(self.law.points.d)))
-        further = bend * math.log(max(told.extrapolation, 1.0))
-        return _widened(told, self.multiplier * math.hypot(slope * PACE_SPREAD, further))
+        return _widened(told, self.multiplier * slope * PACE_SPREAD)
+
+    def expected(self, n: ArrayLike, tokens: ArrayLike, unique: ArrayLike) -> Array:
+        """Mean of the loss in nats per token, of any shape."""
+        assert self.law is not None and self.early is not None
+        late, soon = (law.expected(n, tokens, unique) for law in (self.law, self.early))
+        part = trust(tokens, self.steadiness)
+        return np.asarray((1 - part) * late + part * soon)
 
     def record(self, menu: Menu, index: int, *, memory: Menu) -> dict[str, Any]:
         """The promise for one size, and what other budgets would reach, as JSON for plan.json.
@@ -112,11 +134,9 @@ class Outlook:
             allowed: indices to choose from.
             rule: index of the size that the rule takes.
         """
-        assert self.law is not None
-        law = self.law
 
         def cost(index: int) -> float:
-            loss = float(law.expected(sizes[index], tokens[index], _unique(tokens[index], unique)))
+            loss = float(self.expected(sizes[index], tokens[index], _unique(tokens[index], unique)))
             octaves = math.log2(sizes[index] / sizes[rule])
             return math.log(loss) + TRUST * octaves**2
 
@@ -153,13 +173,17 @@ def look_out(
     judged = [one for one in comparable if one.whole] or comparable
     whole = judged[-1].whole or judged[-1].part if judged else {"loss": 1.0, "bits_per_byte": math.nan}
     scale = whole["loss"] / judged[-1].loss if judged else 1.0
-    law, doubted = None, 1.0
+    law, early, steadiness, doubted = None, None, 1.0, 1.0
     if verdict.predictable:
         passed = [comparable[index] for index in verdict.passed]
-        doubted = doubt(passed)
-        law = fit_bayes(points_of(passed, scale), multiplier=multiplier * doubted)
+        counted = [verdict.rungs[index] for index in verdict.passed]
+        steadiness = float(np.nanmin([one.slope / one.slope_before for one in counted]))
+        doubted = doubt(passed, steadiness)
+        points = points_of(passed, scale)
+        law = fit_bayes(points, multiplier=multiplier * doubted)
+        early = fit_early(points, multiplier=multiplier * doubted)
     unit = whole["bits_per_byte"] / whole["loss"]
-    return Outlook(verdict, tuple(comparable), law, unit, multiplier, doubted)
+    return Outlook(verdict, tuple(comparable), law, early, steadiness, unit, multiplier, doubted)
 
 
 def steepening(rungs: Sequence[Finished]) -> int:
@@ -177,7 +201,7 @@ def _judge(rungs: Sequence[Finished]) -> Verdict:
     )  # fmt: skip
 
 
-def doubt(rungs: Sequence[Finished]) -> float:
+def doubt(rungs: Sequence[Finished], steadiness: float = 1.0) -> float:
     """How many times too narrow the interval of the largest rung would have been, foretold from the others; 1 at least.
 
     A ladder whose own top surprises it will be surprised by the run too.
@@ -186,7 +210,9 @@ def doubt(rungs: Sequence[Finished]) -> float:
     if len(rest) < LEAST_POINTS or len({one.rung.n for one in rest}) < LEAST_SIZES:
         return 1.0
     top = rungs[-1]
-    told = fit_bayes(points_of(rest)).predict(top.rung.n, top.tokens, min(top.unique, top.tokens))
+    fit = fit_early if trust(top.tokens, steadiness) > 0.5 else fit_bayes
+    draws = fit(points_of(rest)).sample(top.rung.n, top.tokens, min(top.unique, top.tokens))
+    told = summarize(draws, 1.0)
     off = math.log(top.loss / told.median)
     half = math.log((told.high80 if off > 0 else told.low80) / told.median)
     return min(max(1.0, abs(off / half)), MOST_DOUBT)

@@ -42,6 +42,10 @@ BUILDING = 0.1  # seconds, of a rung's parts
 LEAST_RUNG_TOKENS = LEAST_STEPS * 1024
 SHALLOWEST = 2 / 3  # of the run's depth, that its rungs have at least
 LEAST_UNIQUE = 65_536  # tokens that a rung reads at least: fewer are learnt by heart
+LENGTHS = (4.0, 2.8, 2.0, 1.4, 1.0)  # times the shortest rung allowed, that all have if the seconds buy it
+REPEATED = (
+    4  # epochs of a run, from which its rungs repeat their part of the text as often: there dropout begins
+)
 LONGER = (4, 2)  # times the tokens of the longest rung before the knee, that others have at least
 
 
@@ -90,6 +94,8 @@ def promise(
         return Promise(reason="nothing is held out, so no loss can be predicted: set data.validation above 0")
     n, tokens = menu.sizes[menu.rule], menu.tokens[menu.rule]
     epochs = rounded_epochs(tokens, menu.unique)
+    if epochs < REPEATED:
+        epochs = 1
     climbing = _Climbing(
         Ladder(given, fixed, examples, machine(resolve_device(given.train.device)), cache), kind, pace, seconds, listen
     )  # fmt: skip
@@ -106,6 +112,13 @@ def promise(
             least_tokens=least, have=have,
         )  # fmt: skip
 
+    def longest(multiplier: float = 1.0, steep: int = 0) -> list[Rung]:
+        """Few long rungs rather than many short ones: those that end before their knee, as some of ``steep`` tokens, tell nothing."""
+        least = (
+            [times * steep for times in LONGER] if steep else [round(times * shortest) for times in LENGTHS]
+        )
+        return next(filter(None, (designed(climbing.left, multiplier, tokens) for tokens in least)), [])
+
     if seconds < 1:
         return Promise(
             reason="measuring took the seconds of the ladder, so busy is this machine; give more time"
@@ -115,7 +128,7 @@ def promise(
         shapes = [model for model in _shapes(given, fixed, depth) if n_matrix_parameters(model) <= n]
         sizes = [((model.depth, model.width), n_matrix_parameters(model)) for model in shapes]
         climbing.pace = rung_pace(given, shapes, pace)
-        if rungs := designed(climbing.left):
+        if rungs := longest():
             break
     else:
         return Promise(
@@ -126,14 +139,12 @@ def promise(
     )
     first = min(rungs, key=climbing.cost)
     multiplier = _check_rate(climbing, first) if given.optim.lr is None else 1.0
-    climbing.run([replace(first, multiplier=multiplier)])
     while True:
         # After each it is known better what rungs take, and how long they must be: the rest is designed anew.
-        steep = climbing.steepening(epochs, multiplier)
-        least = [times * steep for times in LONGER] if steep else [shortest]
-        designs = (designed(climbing.left, multiplier, tokens) for tokens in least)
-        rungs = next(filter(None, designs), [] if steep else rungs)
-        wanted = [replace(rung, multiplier=multiplier) for rung in rungs]
+        wanted = [
+            replace(rung, multiplier=multiplier)
+            for rung in longest(multiplier, climbing.steepening(epochs, multiplier))
+        ]
         top = max(wanted, key=lambda rung: rung.n * rung.tokens, default=first)
         affordable = WHOLE_SHARE * seconds / (EVALUATED * climbing.pace.seconds_per_token(top.n))
         if not climbing.run_cheapest(wanted, top=top, whole=int(min(examples.held_out_tokens, affordable))):

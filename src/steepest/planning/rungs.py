@@ -24,7 +24,15 @@ from typing import Any
 
 FINENESS = 2.0  # rungs of tokens in an octave
 LEAST_STEPS = 100  # of a rung
-SHARES = (1.0, 0.71, 0.5, 0.35, 0.25, 0.18, 0.13)  # of the run's ratio, the largest that leaves three sizes, or else two
+SHARES = (
+    1.0,
+    0.71,
+    0.5,
+    0.35,
+    0.25,
+    0.18,
+    0.13,
+)  # of the run's ratio, the largest that leaves three sizes, or else two
 TOP_SHARE = 0.8  # of the ladder's seconds, that the largest size may take
 SPACING = 1.25  # least factor from one size of a ladder to the next
 LARGEST = 0.75  # share of the run's parameters that a rung may have

@@ -1,0 +1,95 @@
+"""The early law: exact on what it describes, honest about how it bends, and nothing beyond its place."""
+
+import math
+
+import numpy as np
+import pytest
+
+from steepest.errors import DataError
+from steepest.scaling import Points, effective_tokens, fit_bayes, fit_early
+from steepest.scaling.early import BEND, BEND_SPREAD, bent_back, trust, unbent
+
+N, D = np.array([1e5, 1e5, 3e5, 3e5, 3e5]), np.array([2.5e5, 5e5, 2.5e5, 5e5, 1e6])
+
+
+def world(bend: float, n: np.ndarray | float, d: np.ndarray | float) -> np.ndarray:
+    """Losses whose transform falls in straight lines: by 0.05 and 0.12 of the mean an e-fold."""
+    straight = 0.05 - 0.05 * np.log(np.asarray(n) / 2e5) - 0.12 * np.log(np.asarray(d) / 4e5)
+    return 2.2 * np.asarray(bent_back(straight, bend))
+
+
+@pytest.mark.parametrize("bend", [BEND - BEND_SPREAD, BEND, BEND + BEND_SPREAD])
+def test_worlds_within_its_belief_lie_within_its_interval(bend: float) -> None:
+    law = fit_early(Points.of(N, D, world(bend, N, D)))
+    true = float(world(bend, 1e6, 5e6))
+    draws = law.sample(1e6, 5e6)
+    low, middle, high = np.quantile(draws, [0.1, 0.5, 0.9])
+    assert low < true < high
+    assert middle == pytest.approx(true, rel=0.005 if bend == BEND else 0.06)
+    assert np.mean(draws < true) == pytest.approx(
+        {BEND: 0.5}.get(bend, 0.84 if bend < BEND else 0.16), abs=0.12
+    )
+
+
+def test_a_sum_of_powers_would_miss_it() -> None:
+    points = Points.of(N, D, world(BEND, N, D))
+    true = float(world(BEND, 1e6, 5e6))
+    assert fit_bayes(points).predict(1e6, 5e6).median > 1.03 * true
+
+
+def test_one_draw_is_the_weighted_regression_of_its_own_bend() -> None:
+    dice = np.random.default_rng(0)
+    loss = world(0.3, N, D) * (1 + 0.004 * dice.normal(size=N.size))
+    law = fit_early(Points.of(N, D, loss))
+    for at in (0, 1000, 3999):
+        bend = law.bend[at]
+        y = loss / law.scale
+        columns = np.column_stack([np.ones(5), -np.log(N / law.n0), -np.log(D / law.d0)])
+        weight = y**-bend
+        exact = np.linalg.lstsq(columns * weight[:, None], weight * (y**bend - 1) / bend, rcond=None)[0]
+        spread = law.sigma[at] * np.sqrt(
+            np.diag(np.linalg.inv((columns * weight[:, None]).T @ (columns * weight[:, None])))
+        )
+        assert (np.abs(law.coefficients[:, at] - exact) < 5 * spread).all()
+    # All draws together: their middle is the regression's at the middle bend.
+    middle = fit_early(Points.of(N, D, world(BEND, N, D))).coefficients.mean(axis=1)
+    assert middle[1:] == pytest.approx([0.05, 0.12], rel=0.05)
+
+
+def test_repeated_tokens_are_worth_less() -> None:
+    law = fit_early(Points.of(N, D, world(BEND, N, D)))
+    fresh, repeated = law.expected(1e6, 5e6), law.expected(1e6, 5e6, 1e6)
+    assert repeated > fresh
+    assert repeated == pytest.approx(law.expected(1e6, float(effective_tokens(5e6, 1e6))))
+
+
+def test_a_multiplier_widens_and_the_same_seed_repeats() -> None:
+    points = Points.of(N, D, world(BEND, N, D))
+    one, two = (fit_early(points, multiplier=k).sample(1e6, 5e6) for k in (1.0, 2.0))
+    assert np.log(two / np.median(two)).std() == pytest.approx(
+        2 * np.log(one / np.median(one)).std(), rel=1e-6
+    )
+    assert (fit_early(points).sample(1e6, 5e6) == one).all()
+
+
+@pytest.mark.parametrize("bend", [-0.4, 0.0, 1e-9, 0.5, 1.0, 1.4])
+def test_the_transform_is_undone_and_stays_above_nothing(bend: float) -> None:
+    y = np.array([0.06, 0.5, 1.0, 3.0])
+    assert bent_back(unbent(y, bend), bend) == pytest.approx(y, rel=1e-5)
+    assert (bent_back(np.array([-50.0, -3.0]), bend) >= 0.05).all()
+    if abs(bend) > 1e-6:
+        assert unbent(y, bend) == pytest.approx((y**bend - 1) / bend, rel=1e-9)
+
+
+def test_it_gives_way_as_runs_grow() -> None:
+    shares = trust([1e6, 8e6, 16e6, 32e6, 64e6, 1e9]).tolist()
+    assert shares == sorted(shares, reverse=True) and shares[:2] == [1, 1] and shares[-2:] == [0, 0]
+    assert shares[2] == pytest.approx(1 - math.log(2) / math.log(8))
+    assert [float(trust(5e6, steady)) for steady in (1.3, 0.85, 0.725, 0.6, 0.1)] == pytest.approx(
+        [1, 1, 0.5, 0, 0]
+    )
+
+
+def test_too_few_runs_are_refused() -> None:
+    with pytest.raises(DataError):
+        fit_early(Points.of(N[:3], D[:3], world(BEND, N[:3], D[:3])))
