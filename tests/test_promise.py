@@ -28,6 +28,7 @@ from steepest.planning.rules import member
 from steepest.planning.rungs import Rung
 from steepest.runs import RunFolder
 from steepest.scaling import ChinchillaLaw, Prediction, effective_tokens
+from steepest.scaling.recorded import value_of
 from steepest.train.run import RunConfig
 from steepest.train.session import Result
 
@@ -195,9 +196,23 @@ def test_the_record_says_what_other_budgets_reach() -> None:
     assert promised["low95"] < promised["low"] < promised["value"] < promised["high"] < promised["high95"]
     assert others["10x machine"]["value"] < others["2x time"]["value"] < promised["value"]
     assert others["2x memory"] == {key: promised[key] for key in others["2x memory"]}
-    law = record["law"]
-    drawn = law["E"] + law["A"] * 8e5 ** -law["alpha"] + law["B"] * 3e6 ** -law["beta"]
-    assert drawn == pytest.approx(UNIT * float(TRUE(8e5, 3e6)), rel=0.05)
+
+
+@pytest.mark.parametrize("steadiness", [1.0, 0.5])
+def test_the_law_in_the_record_draws_the_line_that_the_promise_lies_on(steadiness: float) -> None:
+    models = tuple(member({"vocab_size": 1024, "context": 64}, shape) for shape in SHAPES)
+    menu = Menu(models, (4e6,) * len(models), 10**9)
+    found = replace(outlook(rungs()), steadiness=steadiness)
+    law = json.loads(json.dumps(found.record(menu, 2, memory=menu)))["law"]
+    assert law["form"] == ("early" if steadiness == 1.0 else "powers") and law["unit"] == "bits per byte"
+    for n, tokens in ((8e5, 3e6), (menu.sizes[2], 4e6), (1e5, 3e5)):
+        assert value_of(law, n, tokens) == pytest.approx(
+            UNIT * float(found.expected(n, tokens, 1e9)), rel=0.015
+        )
+    if steadiness < 1:
+        drawn = law["E"] + law["A"] * 8e5 ** -law["alpha"] + law["B"] * 3e6 ** -law["beta"]
+        assert drawn == pytest.approx(UNIT * float(TRUE(8e5, 3e6)), rel=0.05)
+    assert value_of({**law, "bend" if steadiness == 1.0 else "E": None}, 1e5, 1e5) is None
 
 
 STEPS = 1000

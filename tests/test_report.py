@@ -20,9 +20,10 @@ from steepest.report import read_run, write_comparison, write_report
 from steepest.report.charts import loss_figure, smoothed
 from steepest.report.facts import outcome, reached
 from steepest.report.heat_map import BOUND, VIRIDIS, gradient_flow_figure, png
-from steepest.report.ladder_chart import Rung, ladder_figure, ladder_points, law_at
+from steepest.report.ladder_chart import Rung, ladder_figure, ladder_points
 from steepest.report.plot import Axis, Plot, thin
 from steepest.runs import RunFolder
+from steepest.scaling.recorded import value_of
 
 VOID = ("meta", "link", "input", "br")
 
@@ -177,7 +178,7 @@ def test_ladder_and_law_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert ladder_points(run)[0] == Rung(1e5, 1e5, law(1e5, 1e5), passed=False)
     figure = ladder_figure(run)
     assert figure is not None and figure.views[""].count("hollow") == 2
-    assert law_at(run.plan["law"], 3e5, 4e5) == pytest.approx(law(3e5, 4e5))
+    assert value_of(run.plan["law"], 3e5, 4e5) == pytest.approx(law(3e5, 4e5))
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from steepest.planning.ledger import Ledger
 from steepest.planning.predict import Z80
 from steepest.runs import RunFolder
 from steepest.scaling import effective_tokens, fit_curve
+from steepest.scaling.recorded import value_of
 from steepest.train.loop import Record
 from steepest.train.run import Listener, RunConfig
 from steepest.train.session import Result
@@ -237,10 +238,6 @@ def _for_tokens(plan: Mapping[str, Any], tokens: int) -> float:
 
     def at(seen: float) -> float:
         fresh = float(effective_tokens(seen, max(plan["tokens"] / plan["epochs"], 1.0)))
-        return float(
-            law["E"]
-            + law["A"] * promised["matrix_parameters"] ** -law["alpha"]
-            + law["B"] * fresh ** -law["beta"]
-        )
+        return value_of(law, promised["matrix_parameters"], fresh) or math.nan
 
     return float(promised["value"]) * at(tokens) / at(promised["tokens"])

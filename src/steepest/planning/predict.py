@@ -36,6 +36,7 @@ from steepest.scaling.early import trust
 from steepest.scaling.laws import Array
 from steepest.scaling.points import LEAST_POINTS, LEAST_SIZES
 from steepest.scaling.prediction import summarize
+from steepest.scaling.recorded import record_of
 
 PACE_SPREAD = 0.05  # of ln tokens: how well measured speed foretells a run's
 Z80, Z95 = 1.2816, 1.9600
@@ -108,19 +109,10 @@ class Outlook:
             "2x time": menu.with_budget(time=2.0), "2x data": menu.with_budget(data=2.0), "2x memory": memory,
             "10x machine": menu.with_budget(time=10.0),
         }  # fmt: skip
-        assert self.law is not None
-        middle = self.law.mean_law().at(
-            1.0, 1.0
-        )  # for drawing; its terms alone mean nothing, they hang together
+        assert self.law is not None and self.early is not None
+        drawn = self.early if trust(menu.tokens[index], self.steadiness) > 0.5 else self.law
         return {
-            "law": {
-                "E": self.unit * middle.floor,
-                "A": self.unit * middle.size_term,
-                "alpha": middle.alpha,
-                "B": self.unit * middle.data_term,
-                "beta": middle.beta,
-                "unit": "bits per byte",
-            },
+            "law": {**record_of(drawn, self.unit), "unit": "bits per byte"},
             "prediction": {**told(menu, index), "multiplier": self.multiplier, "doubt": self.doubt},
             "with": {name: told(other, other.best(self)) for name, other in others.items()},
         }

@@ -8,6 +8,7 @@ from steepest.report.facts import prediction_of, reached, spoken
 from steepest.report.plot import Axis, Plot
 from steepest.report.reading import RunRecord, Table, number, numbers, rows, table
 from steepest.report.scale import plain, scale_over
+from steepest.scaling.recorded import value_of
 from steepest.units import in_count
 
 
@@ -29,18 +30,6 @@ def ladder_points(run: RunRecord) -> list[Rung]:
         if size and tokens and loss and min(size, tokens, loss) > 0:
             found.append(Rung(size, tokens, loss, point.get("passed") is not False))
     return found
-
-
-def law_at(law: Table, size: float, tokens: float) -> float | None:
-    """The value of a law ``E + A / N^alpha + B / D^beta`` whose constants a plan holds."""
-    constants = numbers(law)
-    if not {"E", "A", "alpha", "B", "beta"} <= constants.keys():
-        return None
-    floor, a, alpha, b, beta = (constants[name] for name in ("E", "A", "alpha", "B", "beta"))
-    try:
-        return float(floor + a / size**alpha + b / tokens**beta)
-    except (OverflowError, ZeroDivisionError):
-        return None
 
 
 def ladder_figure(run: RunRecord) -> Figure | None:
@@ -83,7 +72,9 @@ def ladder_figure(run: RunRecord) -> Figure | None:
         legend.append(("star", "this run"))
     words = f"{len(points)} points of {len(by_size)} sizes were measured before this run"
     exponents = numbers(law)
-    if "alpha" in exponents and "beta" in exponents:
+    if law.get("form") == "early" and "bend" in exponents:
+        words += "; the law is that of the first million tokens"
+    elif "alpha" in exponents and "beta" in exponents:
         words += f"; the law's exponents are {exponents['alpha']:.2f} in parameters and {exponents['beta']:.2f} in tokens"
     if prediction:
         words += f"; it foretold {plain(prediction.value)} {spoken(prediction.metric)}"
@@ -91,7 +82,7 @@ def ladder_figure(run: RunRecord) -> Figure | None:
 
 
 def _drawn(law: Table, size: float, low: float, high: float) -> list[tuple[float, float]]:
-    return [(x, y) for x in _between(low, high) if (y := law_at(law, size, x)) is not None]
+    return [(x, y) for x in _between(low, high) if (y := value_of(law, size, x)) is not None]
 
 
 def _between(low: float, high: float, count: int = 40) -> list[float]:

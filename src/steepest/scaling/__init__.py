@@ -11,6 +11,7 @@ isoflop              the best size at each compute, and the frontier of least lo
 gate                 whether a small run is far enough along to count
 curve                a run's own loss curve, extrapolated under any schedule
 prediction           a median with its intervals
+recorded             a law as JSON, and its value
 """
 
 from steepest.scaling.bayes import BayesLaw, fit_bayes
