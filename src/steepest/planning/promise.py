@@ -140,11 +140,11 @@ def promise(
     first = min(rungs, key=climbing.cost)
     multiplier = _check_rate(climbing, first) if given.optim.lr is None else 1.0
     while True:
-        # After each it is known better what rungs take, and how long they must be: the rest is designed anew.
-        wanted = [
-            replace(rung, multiplier=multiplier)
-            for rung in longest(multiplier, climbing.steepening(epochs, multiplier))
-        ]
+        # After each it is known better what rungs take, and how long they must be.
+        steep = climbing.steepening(epochs, multiplier)
+        if steep or climbing.price(rungs, multiplier) > climbing.left:
+            rungs = longest(multiplier, steep)
+        wanted = [replace(rung, multiplier=multiplier) for rung in rungs]
         top = max(wanted, key=lambda rung: rung.n * rung.tokens, default=first)
         affordable = WHOLE_SHARE * seconds / (EVALUATED * climbing.pace.seconds_per_token(top.n))
         if not climbing.run_cheapest(wanted, top=top, whole=int(min(examples.held_out_tokens, affordable))):
@@ -192,6 +192,12 @@ class _Climbing:
         """Seconds that a rung is expected to take."""
         evaluated = EVALUATED * min(PART, self.ladder.corpus.held_out_tokens)
         return (rung.tokens + evaluated) * self.slowness * self.pace.seconds_per_token(rung.n) + BUILDING
+
+    def price(self, rungs: list[Rung], multiplier: float) -> float:
+        """Seconds that those of some rungs take that are not finished."""
+        wanted = (replace(rung, multiplier=multiplier) for rung in rungs)
+        finished = self.finished()
+        return sum(self.cost(rung) for rung in wanted if rung not in finished)
 
     def steepening(self, epochs: int, multiplier: float) -> int:
         """Tokens of the longest comparable rung that ended before its knee: shorter ones tell nothing either; 0 if none did."""

@@ -37,7 +37,7 @@ LAST, BEFORE = (
     2.0 ** np.array([-0.5, -0.25, 0]),
     2.0 ** np.array([-1.5, -1.25, -1]),
 )  # shares of two runs compared
-APART = 1.3  # least factor between the lengths of two runs that are compared
+APART = 1.8  # least factor between the lengths of two runs that are compared: nearer ones differ by noise
 FLAT = 0.02  # a slope below which a run has stalled or not yet begun; laws of real data lie above
 
 
