@@ -26,7 +26,7 @@ from steepest.planning.ledger import Ledger
 from steepest.planning.measure import Pace, machine, rung_pace
 from steepest.planning.menu import Menu
 from steepest.planning.predict import Outlook, look_out, steepening
-from steepest.planning.rungs import LEAST_STEPS, WIDTHS, Rung, design, rounded_epochs
+from steepest.planning.rungs import LEAST_STEPS, WIDTHS, Rung, design, rounded_epochs, rounded_tokens
 from steepest.train.kinds import Kind
 from steepest.train.run import Listener, RunConfig, resolve_device
 
@@ -112,12 +112,11 @@ def promise(
             least_tokens=least, have=have,
         )  # fmt: skip
 
-    def longest(multiplier: float = 1.0, steep: int = 0) -> list[Rung]:
+    def longest(multiplier: float = 1.0, steep: int = 0, least: float = 0.0) -> list[Rung]:
         """Few long rungs rather than many short ones: those that end before their knee, as some of ``steep`` tokens, tell nothing."""
-        least = (
-            [times * steep for times in LONGER] if steep else [round(times * shortest) for times in LENGTHS]
-        )
-        return next(filter(None, (designed(climbing.left, multiplier, tokens) for tokens in least)), [])
+        lengths = [times * steep for times in LONGER] if steep else [times * shortest for times in LENGTHS]
+        allowed = (round(tokens) for tokens in lengths if rounded_tokens(tokens) >= least)
+        return next(filter(None, (designed(climbing.left, multiplier, tokens) for tokens in allowed)), [])
 
     if seconds < 1:
         return Promise(
@@ -143,7 +142,7 @@ def promise(
         # After each it is known better what rungs take, and how long they must be.
         steep = climbing.steepening(epochs, multiplier)
         if steep or climbing.price(rungs, multiplier) > climbing.left:
-            rungs = longest(multiplier, steep)
+            rungs = longest(multiplier, steep, least=min(rung.tokens for rung in rungs))
         wanted = [replace(rung, multiplier=multiplier) for rung in rungs]
         top = max(wanted, key=lambda rung: rung.n * rung.tokens, default=first)
         affordable = WHOLE_SHARE * seconds / (EVALUATED * climbing.pace.seconds_per_token(top.n))

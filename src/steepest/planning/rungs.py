@@ -33,6 +33,7 @@ SHARES = (
     0.18,
     0.13,
 )  # of the run's ratio, the largest that leaves three sizes, or else two
+STEPS = (2.0, 2**0.5)  # from one length of a size to the other; the smallest size has the first, for the gate
 TOP_SHARE = 0.8  # of the ladder's seconds, that the largest size may take
 SPACING = 1.25  # least factor from one size of a ladder to the next
 LARGEST = 0.75  # share of the run's parameters that a rung may have
@@ -121,21 +122,19 @@ def design(
     def rung(shape: tuple[int, int], size: int, ratio: float) -> Rung:
         return Rung(*shape, size, rounded_tokens(max(ratio * size, least_tokens)), epochs)
 
-    for least, share in itertools.product((3, 2), SHARES):
-        ratio = share * tokens / n
+    for least, step, share in itertools.product((3, 2), STEPS, SHARES):
         spine = _spine(
-            [rung(shape, size, ratio) for shape, size in smaller],
-            seconds,
-            lambda one: price(one) + price(_beside(one, least_tokens)),
-        )
+            [(one, _beside(one, least_tokens, STEPS[0] if one.n == smaller[0][1] else step))
+             for one in (rung(shape, size, share * tokens / n) for shape, size in smaller)], seconds, price
+        )  # fmt: skip
         if len(spine) < least:
             continue
-        chosen = [one for size in spine for one in (size, _beside(size, least_tokens))]
-        first = spine[0]
+        chosen = [one for pair in spine for one in pair]
+        first = spine[0][0]
         others = [
             replace(first, seed=1),
             longer(first, 2),
-            *(longer(one, 0.5) for one in spine),
+            *(longer(one, 0.5) for one, _ in spine),
             longer(first, 0.25),
         ]
         for other in others:
@@ -151,23 +150,25 @@ def longer(rung: Rung, times: float) -> Rung:
     return replace(rung, tokens=rounded_tokens(times * rung.tokens))
 
 
-def _beside(rung: Rung, least_tokens: float) -> Rung:
-    """The other length of a rung's size: half of its own, or twice where half would be too short."""
-    return longer(rung, 0.5 if 0.5 * rung.tokens >= least_tokens else 2)
+def _beside(rung: Rung, least_tokens: float, step: float) -> Rung:
+    """The other length of a rung's size: so many times shorter, or longer where that would be too short."""
+    return longer(rung, 1 / step if rung.tokens >= step * least_tokens else step)
 
 
-def _spine(rungs: list[Rung], seconds: float, price: Callable[[Rung], float]) -> list[Rung]:
-    """Up to four sizes: the largest that can be paid with all that belongs to it, then spread evenly down to the least."""
-    payable = [rung for rung in rungs if price(rung) <= TOP_SHARE * seconds]
+def _spine(
+    sizes: list[tuple[Rung, Rung]], seconds: float, price: Callable[[Rung], float]
+) -> list[tuple[Rung, Rung]]:
+    """Up to four sizes, two lengths each: the largest that can be paid, then spread evenly down to the least."""
+    payable = [pair for pair in sizes if sum(map(price, pair)) <= TOP_SHARE * seconds]
     while payable:
-        spine = [payable[-1]]
+        spine, least = [payable[-1]], payable[0][0].n
         for below in (2 / 3, 1 / 3, 0.0):
-            wanted = payable[0].n ** (1 - below) * payable[-1].n ** below
-            lower = [rung for rung in payable if rung.n * SPACING <= spine[-1].n]
+            wanted = least ** (1 - below) * payable[-1][0].n ** below
+            lower = [pair for pair in payable if pair[0].n * SPACING <= spine[-1][0].n]
             if not lower:
                 break
-            spine.append(min(lower, key=lambda rung: abs(math.log(rung.n / wanted))))
-        if sum(map(price, spine)) <= seconds:
-            return sorted(spine, key=lambda rung: rung.n)
+            spine.append(min(lower, key=lambda pair: abs(math.log(pair[0].n / wanted))))
+        if sum(price(one) for pair in spine for one in pair) <= seconds:
+            return spine[::-1]
         payable.pop()
     return []
