@@ -130,6 +130,17 @@ def test_a_size_of_one_length_counts_where_all_pairs_do() -> None:
     after, before = ([cooled(2.0**k, at) for k in (20, 21)] for at in (2.0**15, 2.0**21))
     alone = cooled(2.0**21, 2.0**15, 0.9)
     assert judge_ladder([1e5, 1e5, 2e5], [*after, alone], least_ratio=0, cooled=True).passed == [0, 1, 2]
+    half = cooled(
+        2.0**20.5, 2.0**15, 0.9
+    )  # longer than the shortest of the pair, half an octave from the other of its size
+    assert judge_ladder([1e5, 1e5, 2e5, 2e5], [*after, half, alone], least_ratio=0, cooled=True).passed == [
+        0,
+        1,
+        2,
+        3,
+    ]
+    short = cooled(2.0**19.5, 2.0**15, 0.9)
+    assert judge_ladder([1e5, 1e5, 2e5], [*after, short], least_ratio=0, cooled=True).passed == [0, 1]
     assert judge_ladder([1e5, 1e5, 2e5], [*before, alone], least_ratio=0, cooled=True).passed == []
     only = judge_ladder([2e5], [alone], least_ratio=0, cooled=True)
     assert "no other run of its size" in only.rungs[0].reason

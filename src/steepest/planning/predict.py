@@ -168,8 +168,10 @@ def look_out(
     law, early, steadiness, doubted = None, None, 1.0, 1.0
     if verdict.predictable:
         passed = [comparable[index] for index in verdict.passed]
-        counted = [verdict.rungs[index] for index in verdict.passed]
-        steadiness = float(np.nanmin([one.slope / one.slope_before for one in counted]))
+        held = (
+            one.slope / one.slope_before for one in verdict.rungs if one.passed and not math.isnan(one.slope)
+        )
+        steadiness = min(held, default=1.0)
         doubted = doubt(passed, steadiness)
         points = points_of(passed, scale)
         law = fit_bayes(points, multiplier=multiplier * doubted)

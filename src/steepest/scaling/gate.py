@@ -174,7 +174,7 @@ def judge_ladder(
             measured.append(str(error))
     steepening = max((tokens for tokens, one in zip(ends, measured, strict=True)
                       if not isinstance(one, str) and one[0] > one[1] + tolerance), default=0.0)  # fmt: skip
-    paired = [ends[long] for _, long in pairs.values()]
+    paired = [ends[index] for index in pairs]
     rungs = []
     for size, tokens, one in zip(n, ends, measured, strict=True):
         if isinstance(one, str):
