@@ -7,7 +7,7 @@ step  one step (gradient and AdamW) on pairs of 16 tokens, 4 layers x 256, with 
 
 Every case runs in a process of its own. Memory is the peak of the resident set above what stood before the case
 (model and data are made, nothing else), from ``VmHWM``; speed is per CPU second, so a neighbour's work counts
-less. Kept in ``benchmarks/results/contrastive_memory.json``.
+less, and beside it the share of what the machine's float32 matrix product does at that moment. Kept in ``benchmarks/results/contrastive_memory.json``.
 """
 
 import argparse
@@ -28,7 +28,9 @@ from torch.nn import functional as F
 from steepest.losses import info_nce
 from steepest.memory.gradient_caching import cached_gradient
 from steepest.model import Transformer, TransformerConfig
+from steepest.model.size import flops_per_token
 from steepest.optim import OptimConfig, build_optimizer
+from steepest.planning.measure import matrix_product_flops
 
 RESULTS = Path(__file__).parent / "results" / "contrastive_memory.json"
 LENGTH, WIDTH, DEPTH, VOCABULARY = 16, 256, 4, 8192
@@ -103,7 +105,11 @@ def step_case(way: str, batch: int) -> dict[str, float]:
     loss(encode(ids[:4])).backward()
     trunk.zero_grad()
     megabytes, seconds = peak(work)
-    return {"megabytes": megabytes, "cpu_seconds": seconds, "pairs_per_cpu_second": batch / seconds}
+    passes = 4 / 3 if how == "cached" else 1.0  # forward twice
+    body = flops_per_token(config) - 6 * VOCABULARY * WIDTH  # there is no head
+    flops = passes * body * 2 * LENGTH * batch / seconds
+    return {"megabytes": megabytes, "cpu_seconds": seconds, "pairs_per_cpu_second": batch / seconds,
+            "of_matrix_product": flops / matrix_product_flops()}  # fmt: skip
 
 
 def main() -> None:
@@ -126,9 +132,9 @@ def main() -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         row = {"part": part, "way": way, "batch": batch, **json.loads(done.stdout)}
         kept = [old for old in kept if (old["part"], old["way"], old["batch"]) != (part, way, batch)] + [row]
-        speed = row.get("pairs_per_cpu_second", math.nan)
+        speed, share = (row.get(name, math.nan) for name in ("pairs_per_cpu_second", "of_matrix_product"))
         print(
-            f"{part:<6}{way:<17}{batch:>7,}{row['megabytes']:>9.0f} MB{row['cpu_seconds']:>8.2f} CPU-s{speed:>8.0f} pairs/CPU-s"
+            f"{part:<6}{way:<17}{batch:>7,}{row['megabytes']:>9.0f} MB{row['cpu_seconds']:>8.2f} CPU-s{speed:>8.0f} pairs/CPU-s{share:>7.2f}"
         )
         RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
 
