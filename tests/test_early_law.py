@@ -7,6 +7,7 @@ import pytest
 
 from steepest.errors import DataError
 from steepest.scaling import Points, effective_tokens, fit_bayes, fit_early
+from steepest.scaling.draws import widened
 from steepest.scaling.early import BEND, BEND_SPREAD, bent_back, trust, unbent
 
 N, D = np.array([1e5, 1e5, 3e5, 3e5, 3e5]), np.array([2.5e5, 5e5, 2.5e5, 5e5, 1e6])
@@ -67,11 +68,11 @@ def test_repeated_tokens_are_worth_less() -> None:
 
 def test_a_multiplier_widens_and_the_same_seed_repeats() -> None:
     points = Points.of(N, D, world(BEND, N, D))
-    one, two = (fit_early(points, multiplier=k).sample(1e6, 5e6) for k in (1.0, 2.0))
+    one, two = (widened(fit_early(points).sample(1e6, 5e6), k) for k in (1.0, 2.0))
     assert np.log(two / np.median(two)).std() == pytest.approx(
         2 * np.log(one / np.median(one)).std(), rel=1e-6
     )
-    assert (fit_early(points).sample(1e6, 5e6) == one).all()
+    assert (widened(fit_early(points).sample(1e6, 5e6), 1.0) == one).all()
 
 
 @pytest.mark.parametrize("bend", [-0.4, 0.0, 1e-9, 0.5, 1.0, 1.4])

@@ -90,15 +90,15 @@ def test_bounds_hold_long_before_convergence() -> None:
 
 def test_extremes_of_a_block_and_of_all_blocks() -> None:
     trunk = trained()
-    maps, x = block_maps(trunk, torch.arange(3))  # 96 inputs
+    maps, x = block_maps(trunk, torch.arange(4))  # 128 inputs
     for f, at in ((maps[0], x), (chained(maps), x)):
         values = singular_values(f, at)
         generator = torch.Generator().manual_seed(0)
-        found = extreme_singular_values(f, at, steps=96, generator=generator)
+        found = extreme_singular_values(f, at, steps=128, generator=generator)
         assert found.largest == pytest.approx(values[0].item(), rel=1e-3)
         assert found.smallest == pytest.approx(values[-1].item(), rel=1e-3)
         operator = LinearOperator(
-            (96, 96), dtype=float,
+            (128, 128), dtype=float,
             matvec=lambda v, f=f, at=at: jvp(f, at, torch.from_numpy(v.copy()).view_as(at)).flatten().numpy(),
             rmatvec=lambda u, f=f, at=at: vjp(f, at, torch.from_numpy(u.copy()).view_as(at)).flatten().numpy(),
         )  # fmt: skip

@@ -96,7 +96,7 @@ def test_what_the_whole_text_is_harder_than_its_part_carries_over() -> None:
 
 def test_a_multiplier_widens_and_uncertain_tokens_do() -> None:
     narrow, wide = (outlook(rungs(), multiplier=k).predict(900_000, 4e6, 1e9) for k in (1.0, 2.0))
-    assert wide.median == pytest.approx(narrow.median, rel=5e-3)  # two laws are mixed
+    assert wide.median == pytest.approx(narrow.median, rel=1e-3)
     assert math.log(wide.high80 / wide.low80) > 1.5 * math.log(narrow.high80 / narrow.low80)
 
 

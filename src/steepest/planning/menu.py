@@ -18,11 +18,9 @@ if TYPE_CHECKING:
     from steepest.planning.predict import Outlook
 
 TRAINING_SHARE = 0.92  # of the time left after planning; the rest is evaluations, checkpoints, the sample
-NEAR, DEEPER = (
-    2.0,
-    1,
-)  # times larger or smaller, and layers more or fewer than the rule's size has, that the law may choose:
-# rungs are as deep as the rule's size, so they know what width is worth
+# Times larger or smaller, and layers more or fewer than the rule's size has, that the law may choose: rungs are as deep as
+# that, so they know what width is worth.
+NEAR, DEEPER = 2.0, 1
 
 
 @dataclass(frozen=True)

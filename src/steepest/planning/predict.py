@@ -8,8 +8,8 @@ holds the floor and the luck of one run, and wider for tokens that the time may 
 
     half^2 = half_law^2 + (z s_tokens  -d ln L / d ln D)^2
 
-Where no rung has more than about a million tokens the law is the early one (``scaling/early``); where rungs are longer, draws of
-it give way to those of the sum of power laws with a floor (``scaling/bayes``).
+For a run of up to eight million tokens the law is the early one (``scaling/early``); for longer ones, and where the rungs' loss
+slows down, draws of it give way to those of the sum of power laws with a floor (``scaling/bayes``).
 """
 
 import math
@@ -32,6 +32,7 @@ from steepest.scaling import (
     fit_early,
     judge_ladder,
 )
+from steepest.scaling.draws import widened
 from steepest.scaling.early import trust
 from steepest.scaling.laws import Array
 from steepest.scaling.points import LEAST_POINTS, LEAST_SIZES
@@ -76,7 +77,7 @@ class Outlook:
         different = _unique(tokens, unique)
         late, soon = (law.sample(n, tokens, different) for law in (self.law, self.early))
         many = round(float(trust(tokens, self.steadiness)) * soon.size)
-        draws = np.concatenate([soon[:many], late[many:]])
+        draws = widened(np.concatenate([soon[:many], late[many:]]), self.multiplier * self.doubt)
         told = summarize(draws, self.law.extrapolation(n, tokens)).scaled(self.unit)
         near = self.expected(n, np.array([tokens * 0.9, tokens * 1.1]), min(unique, tokens * 0.9))
         slope = float(np.log(near[0] / near[1]) / math.log(1.1 / 0.9))
@@ -174,8 +175,7 @@ def look_out(
         steadiness = min(held, default=1.0)
         doubted = doubt(passed, steadiness)
         points = points_of(passed, scale)
-        law = fit_bayes(points, multiplier=multiplier * doubted)
-        early = fit_early(points, multiplier=multiplier * doubted)
+        law, early = fit_bayes(points), fit_early(points)
     unit = whole["bits_per_byte"] / whole["loss"]
     return Outlook(verdict, tuple(comparable), law, early, steadiness, unit, multiplier, doubted)
 
@@ -205,8 +205,7 @@ def doubt(rungs: Sequence[Finished], steadiness: float = 1.0) -> float:
         return 1.0
     top = rungs[-1]
     fit = fit_early if trust(top.tokens, steadiness) > 0.5 else fit_bayes
-    draws = fit(points_of(rest)).sample(top.rung.n, top.tokens, min(top.unique, top.tokens))
-    told = summarize(draws, 1.0)
+    told = fit(points_of(rest)).predict(top.rung.n, top.tokens, min(top.unique, top.tokens))
     off = math.log(top.loss / told.median)
     half = math.log((told.high80 if off > 0 else told.low80) / told.median)
     return min(max(1.0, abs(off / half)), MOST_DOUBT)

@@ -44,7 +44,7 @@ SHALLOWEST = 2 / 3  # of the run's depth, that its rungs have at least
 LEAST_UNIQUE = 65_536  # tokens that a rung reads at least: fewer are learnt by heart
 LENGTHS = (4.0, 2.8, 2.0, 1.4, 1.0)  # times the shortest rung allowed, that all have if the seconds buy it
 REPEATED = (
-    4  # epochs of a run, from which its rungs repeat their part of the text as often: there dropout begins
+    4  # epochs of a run, from which its rungs repeat their part of the text as often: dropout begins there
 )
 LONGER = (4, 2)  # times the tokens of the longest rung before the knee, that others have at least
 

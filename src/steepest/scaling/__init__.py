@@ -5,6 +5,7 @@ points               finished runs, checked: parameters, tokens, loss
 table                points from CSV, JSON lines or a folder of run folders
 reading              what a fitted law says, and what would break it
 bayes                the default fit: all laws the data allow, weighed; posterior: its arithmetic
+draws                what laws that are draws have in common
 early                the law of the first few million tokens, which knows no floor
 variable_projection  the best-fitting law; huber: the same as the Chinchilla paper fits it
 isoflop              the best size at each compute, and the frontier of least loss

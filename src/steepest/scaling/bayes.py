@@ -20,21 +20,17 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike
 
+from steepest.scaling.draws import DRAWS, DrawnLaw, widened
 from steepest.scaling.laws import FLOPS, REPEATS, REPEATS_SPREAD, Array, ChinchillaLaw, effective_tokens
 from steepest.scaling.points import Points
 from steepest.scaling.posterior import Prior, solve
-from steepest.scaling.prediction import Prediction, summarize
 
-DRAWS = 4000
 ROUNDS = 3  # of fits to a large table, each with less weight on what lies off the last one
-MISFIT = (
-    0.0025  # relative deviation of a run from any such law, for each e-fold of compute beyond the largest run
-)
 LEAST_TO_DOUBT = 12  # points, below which an outlier cannot be told from a law
 
 
 @dataclass(frozen=True)
-class BayesLaw:
+class BayesLaw(DrawnLaw):
     """A posterior over laws, as equally likely draws.
 
     Attributes:
@@ -63,8 +59,7 @@ class BayesLaw:
         a_draw = (-1,) + (1,) * n.ndim
         fresh: Array = np.asarray(d)
         if unique is not None:
-            spread = np.random.default_rng(self.seed + 1).normal(size=self.alpha.size)
-            repeats = REPEATS * np.exp(REPEATS_SPREAD * spread)
+            repeats = self.repeats(REPEATS, REPEATS_SPREAD)
             fresh = effective_tokens(d, unique, repeats.reshape(a_draw))
         size = self.size_term.reshape(a_draw) * np.exp(-self.alpha.reshape(a_draw) * np.log(n / self.n0))
         data = self.data_term.reshape(a_draw) * np.exp(-self.beta.reshape(a_draw) * np.log(fresh / self.d0))
@@ -72,29 +67,7 @@ class BayesLaw:
 
     def sample(self, n: float, d: float, unique: float | None = None) -> Array:
         """Losses that one run of N parameters and D tokens may reach, noise included: one entry a draw."""
-        further = max(0.0, np.log(self.extrapolation(n, d)))
-        noise = np.random.default_rng(self.seed + 2).normal(size=self.alpha.size)
-        losses = self.losses(n, d, unique) * (1 + np.hypot(self.sigma, MISFIT * further) * noise)
-        middle = float(np.median(losses))
-        return np.asarray(middle * (losses / middle).clip(1e-6) ** self.multiplier)
-
-    def predict(self, n: float, d: float, unique: float | None = None) -> Prediction:
-        """Median and intervals of the loss one run will reach.
-
-        Args:
-            n: parameters.
-            d: tokens trained on, repeats included.
-            unique: different tokens there are; none: as many as are used.
-        """
-        return summarize(self.sample(n, d, unique), self.extrapolation(n, d))
-
-    def extrapolation(self, n: float, d: float) -> float:
-        """Compute of a run over that of the largest run fitted."""
-        return FLOPS * n * d / float(self.points.compute.max())
-
-    def expected(self, n: ArrayLike, d: ArrayLike, unique: ArrayLike | None = None) -> Array:
-        """Posterior mean of the loss, of any shape: what a choice of size minimises."""
-        return np.asarray(self.losses(n, d, unique).mean(axis=0))
+        return widened(super().sample(n, d, unique), self.multiplier)
 
     def choose(self, n: ArrayLike, d: ArrayLike, unique: float | None = None) -> int:
         """Index of the best among candidates (N, D): sizes with the tokens this machine's time buys them."""

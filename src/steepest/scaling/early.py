@@ -21,16 +21,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from steepest.scaling.bayes import DRAWS, MISFIT
-from steepest.scaling.laws import FLOPS, Array, effective_tokens
+from steepest.scaling.draws import DRAWS, DrawnLaw
+from steepest.scaling.laws import Array, effective_tokens
 from steepest.scaling.points import Points
 from steepest.scaling.posterior import Prior
 
 BEND, BEND_SPREAD = 0.45, 0.35  # of lambda
-TRUSTED, DISTRUSTED = (
-    8e6,
-    64e6,
-)  # tokens of a run: the early law alone up to the one, not at all from the other
+# Tokens of a run: the early law alone up to the one, not at all from the other on.
+TRUSTED, DISTRUSTED = 8e6, 64e6
 # Last slope over the one before: the early law alone down to the one, not at all from the other on.
 STEADY, SLOWING = 0.85, 0.6
 EARLY_REPEATS, EARLY_REPEATS_SPREAD = 3.0, 0.5  # R of D_eff, and the deviation of its logarithm
@@ -38,7 +36,7 @@ LEAST = 0.05  # share of the geometric mean loss, below which no prediction goes
 
 
 @dataclass(frozen=True)
-class EarlyLaw:
+class EarlyLaw(DrawnLaw):
     """A posterior over early laws, as equally likely draws.
 
     Attributes:
@@ -47,7 +45,6 @@ class EarlyLaw:
         bend: lambda, one entry a draw.
         coefficients: k, a, b: shape (3, draws), logarithms around (n0, d0).
         sigma: relative noise of one run, one entry a draw.
-        multiplier: what half-widths are multiplied by.
     """
 
     points: Points
@@ -57,7 +54,6 @@ class EarlyLaw:
     sigma: Array
     n0: float
     d0: float
-    multiplier: float
     seed: int
 
     def losses(self, n: ArrayLike, d: ArrayLike, unique: ArrayLike | None = None) -> Array:
@@ -65,35 +61,18 @@ class EarlyLaw:
         n, d = np.broadcast_arrays(np.asarray(n, np.float64), np.asarray(d, np.float64))
         a_draw = (-1,) + (1,) * n.ndim
         k, a, b = (part.reshape(a_draw) for part in self.coefficients)
-        repeats = EARLY_REPEATS * np.exp(
-            EARLY_REPEATS_SPREAD * np.random.default_rng(self.seed + 1).normal(size=self.bend.size)
-        )
+        repeats = self.repeats(EARLY_REPEATS, EARLY_REPEATS_SPREAD)
         fresh = effective_tokens(d, unique, repeats.reshape(a_draw))
         straight = k - a * np.log(n / self.n0) - b * np.log(fresh / self.d0)
         return self.scale * bent_back(straight, self.bend.reshape(a_draw))
 
-    def sample(self, n: float, d: float, unique: float | None = None) -> Array:
-        """Losses that one run of N parameters and D tokens may reach, noise included: one entry a draw."""
-        further = max(0.0, math.log(FLOPS * n * d / float(self.points.compute.max())))
-        noise = np.random.default_rng(self.seed + 2).normal(size=self.bend.size)
-        losses = self.losses(n, d, unique) * (1 + np.hypot(self.sigma, MISFIT * further) * noise)
-        middle = float(np.median(losses))
-        return np.asarray(middle * (losses / middle).clip(1e-6) ** self.multiplier)
 
-    def expected(self, n: ArrayLike, d: ArrayLike, unique: ArrayLike | None = None) -> Array:
-        """Posterior mean of the loss, of any shape."""
-        return np.asarray(self.losses(n, d, unique).mean(axis=0))
-
-
-def fit_early(
-    points: Points, prior: Prior | None = None, *, multiplier: float = 1.0, seed: int = 0
-) -> EarlyLaw:
+def fit_early(points: Points, prior: Prior | None = None, *, seed: int = 0) -> EarlyLaw:
     """Fit the posterior over early laws.
 
     Args:
         points: at least four runs of two sizes.
         prior: of a run's noise.
-        multiplier: factor on the half-width of every interval.
         seed: of the draws.
 
     >>> n, d = np.array([1e5, 1e5, 3e5, 3e5]), np.array([2.5e5, 5e5, 2.5e5, 5e5])
@@ -125,7 +104,7 @@ def fit_early(
     steps = np.einsum("gij,gj->gi", np.linalg.cholesky(inverse), dice.normal(size=(DRAWS, 3)))
     found = (mean + sigma[:, None] * steps).T
     found[1:] = found[1:].clip(0)  # more parameters or tokens do no harm
-    return EarlyLaw(points, scale, bend, found, sigma, n0, d0, multiplier, seed)
+    return EarlyLaw(points, scale, bend, found, sigma, n0, d0, seed)
 
 
 def trust(tokens: ArrayLike, steadiness: float = 1.0) -> Array:

@@ -29,14 +29,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from steepest.errors import DataError
+from steepest.scaling.laws import Array
 
 TOLERANCE = 0.01  # by which a slope may seem to grow: noise of two evaluations half an octave apart
 LEAST_RATIO = 3.0  # tokens a parameter, below which the laws' own residuals are several percent
 LEAST_RUNGS, LEAST_SIZES = 4, 2
-LAST, BEFORE = (
-    2.0 ** np.array([-0.5, -0.25, 0]),
-    2.0 ** np.array([-1.5, -1.25, -1]),
-)  # shares of two runs compared
+LAST = 2.0 ** np.array([-0.5, -0.25, 0])  # shares of two runs at which the last octave's slope is read
+BEFORE = LAST / 2
 APART = 1.8  # least factor between the lengths of two runs that are compared: nearer ones differ by noise
 FLAT = 0.02  # a slope below which a run has stalled or not yet begun; laws of real data lie above
 
@@ -83,9 +82,7 @@ def local_slopes(d: ArrayLike, loss: ArrayLike) -> tuple[float, float]:
     >>> bool(before > last)
     True
     """
-    x, y = np.log(np.asarray(d, np.float64)), np.log(np.asarray(loss, np.float64))
-    order = np.argsort(x)
-    x, y = x[order], y[order]
+    x, y = _logs(d, loss)
     if x.size < 3 or x[0] > x[-1] - 2 * np.log(2) + 0.2:
         raise DataError(
             f"the slope of a curve needs losses from a quarter of its tokens on; got {x.size} from "
@@ -115,9 +112,7 @@ def slopes_between(
     """
     ends, places = [], []
     for d, loss in (shorter, longer):
-        x, y = np.log(np.asarray(d, np.float64)), np.log(np.asarray(loss, np.float64))
-        order = np.argsort(x)
-        x, y = x[order], y[order]
+        x, y = _logs(d, loss)
         if x.size < 3 or x[0] > x[-1] + np.log(min(BEFORE)):
             raise DataError(
                 f"the slope between two curves needs losses from a third of their tokens on; got {x.size} from "
@@ -127,6 +122,13 @@ def slopes_between(
         places.append([np.interp(x[-1] + np.log(share), x, y).mean() for share in (LAST, BEFORE)])
     octaves = ends[1] - ends[0]
     return float((places[0][0] - places[1][0]) / octaves), float((places[0][1] - places[1][1]) / octaves)
+
+
+def _logs(d: ArrayLike, loss: ArrayLike) -> tuple[Array, Array]:
+    """Logarithms of a curve, in the order of its tokens."""
+    x, y = np.log(np.asarray(d, np.float64)), np.log(np.asarray(loss, np.float64))
+    order = np.argsort(x)
+    return x[order], y[order]
 
 
 def judge_ladder(
