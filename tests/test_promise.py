@@ -38,7 +38,14 @@ UNIT = 0.5  # bits per byte of a nat per token
 
 
 def rung(
-    n: int, tokens: int, *, epochs: int = 1, whole: float = 0.0, knee: float = 0.0, **more: Any
+    n: int,
+    tokens: int,
+    *,
+    depth: int = 1,
+    epochs: int = 1,
+    whole: float = 0.0,
+    knee: float = 0.0,
+    **more: Any,
 ) -> Finished:
     """A rung on the true law; ``whole``: the whole held-out text is so much harder; ``knee``: tokens of a plateau's end."""
     d = tokens * 2.0 ** np.arange(-4, 0.01, 0.25)
@@ -49,7 +56,7 @@ def rung(
     curve = tuple((int(at), float(loss)) for at, loss in zip(d, losses, strict=True))
     part = {"loss": float(losses[-1]), "bits_per_byte": UNIT * float(losses[-1])}
     larger = {name: value * (1 + whole) for name, value in part.items()} if whole else {}
-    return Finished(Rung(1, 64, n, tokens, epochs, **more), tokens, unique, 0.0, 1024, 0.01, part, larger, 9999,
+    return Finished(Rung(depth, 64, n, tokens, epochs, **more), tokens, unique, 0.0, 1024, 0.01, part, larger, 9999,
                     1.0, 1e-5, curve)  # fmt: skip
 
 
@@ -62,6 +69,7 @@ def outlook(found: list[Finished], **more: Any) -> Outlook:
     values = {
         "n": 900_000,
         "tokens": 4_000_000.0,
+        "depth": 1,
         "epochs": 1,
         "multiplier": 1.0,
         "lr_multiplier": 1.0,
@@ -169,8 +177,8 @@ def test_a_cooldown_is_no_knee() -> None:
 
 
 def test_rungs_that_cannot_be_compared_are_left_out() -> None:
-    strange = [rung(80_000, 330_000, multiplier=2.0), rung(80_000, 340_000, epochs=4), rung(2_000_000, 8_000_000),
-               rung(80_000, 16_000_000)]  # fmt: skip
+    strange = [rung(80_000, 330_000, multiplier=2.0), rung(80_000, 340_000, epochs=4), rung(90_000, 350_000, depth=2),
+               rung(2_000_000, 8_000_000), rung(80_000, 16_000_000)]  # fmt: skip
     assert len(outlook([*rungs(), *strange]).rungs) == len(rungs())
     assert outlook([]).law is None
 

@@ -141,6 +141,7 @@ def look_out(
     *,
     n: float,
     tokens: float,
+    depth: int,
     epochs: int,
     multiplier: float,
     lr_multiplier: float,
@@ -149,7 +150,7 @@ def look_out(
 
     Args:
         n, tokens: of the run.
-        epochs: of its rungs: only rungs that repeat as much are comparable.
+        depth, epochs: of its rungs: only rungs as deep that repeat as much are comparable.
         multiplier: of half-widths.
         lr_multiplier: of the learning rate; only rungs with the same are comparable.
     """
@@ -157,8 +158,8 @@ def look_out(
     comparable = sorted(
         (
             one for one in finished
-            if one.rung.epochs == epochs and one.rung.multiplier == lr_multiplier and one.rung.n <= n
-            and 1 / WITHIN <= one.tokens / one.rung.n / ratio <= WITHIN
+            if (one.rung.depth, one.rung.epochs, one.rung.multiplier) == (depth, epochs, lr_multiplier)
+            and one.rung.n <= n and 1 / WITHIN <= one.tokens / one.rung.n / ratio <= WITHIN
         ),
         key=lambda one: one.rung.n * one.tokens,
     )  # fmt: skip

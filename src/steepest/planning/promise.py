@@ -140,7 +140,7 @@ def promise(
     multiplier = _check_rate(climbing, first) if given.optim.lr is None else 1.0
     while True:
         # After each it is known better what rungs take, and how long they must be.
-        steep = climbing.steepening(epochs, multiplier)
+        steep = climbing.steepening(first, multiplier)
         if steep or climbing.price(rungs, multiplier) > climbing.left:
             rungs = longest(multiplier, steep, least=min(rung.tokens for rung in rungs))
         wanted = [replace(rung, multiplier=multiplier) for rung in rungs]
@@ -150,8 +150,8 @@ def promise(
             break
     taken = time.monotonic() - climbing.began
     outlook = look_out(
-        list(climbing.finished().values()), n=n, tokens=tokens, epochs=epochs, multiplier=Ledger(cache).multiplier,
-        lr_multiplier=multiplier,
+        list(climbing.finished().values()), n=n, tokens=tokens, depth=first.depth, epochs=epochs,
+        multiplier=Ledger(cache).multiplier, lr_multiplier=multiplier,
     )  # fmt: skip
     record = {
         "folder": str(climbing.ladder.path), "seconds": round(taken, 2), "ran": len(climbing.ran), "epochs": epochs,
@@ -198,10 +198,14 @@ class _Climbing:
         finished = self.finished()
         return sum(self.cost(rung) for rung in wanted if rung not in finished)
 
-    def steepening(self, epochs: int, multiplier: float) -> int:
-        """Tokens of the longest comparable rung that ended before its knee: shorter ones tell nothing either; 0 if none did."""
+    def steepening(self, like: Rung, multiplier: float) -> int:
+        """Tokens of the longest rung as deep as another, with as many epochs, that ended before its knee; 0 if none did.
+
+        Shorter ones tell nothing either.
+        """
         return steepening([
-            one for rung, one in self.finished().items() if (rung.epochs, rung.multiplier) == (epochs, multiplier)
+            one for rung, one in self.finished().items()
+            if (rung.depth, rung.epochs, rung.multiplier) == (like.depth, like.epochs, multiplier)
         ])  # fmt: skip
 
     def run_cheapest(self, rungs: list[Rung], *, top: Rung, whole: int) -> bool:
