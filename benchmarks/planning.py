@@ -171,7 +171,7 @@ def as_file(corpus: str, folder: Path) -> Path:
     if corpus not in BUILTIN:
         return Path(corpus)
     path = folder / f"{corpus}.txt"
-    path.write_text("\n".join(document.text for document in read_documents(DataConfig(sources=[corpus]))))
+    path.write_text("\n".join(read_documents(DataConfig(sources=[corpus]))))
     return path
 
 

@@ -61,9 +61,25 @@ def test_repeated_tokens_are_worth_less() -> None:
     law = fit_early(Points.of(N, D, world(BEND, N, D)))
     fresh, repeated = law.expected(1e6, 5e6), law.expected(1e6, 5e6, 1e6)
     assert repeated > fresh
-    worth = float(effective_tokens(5e6, 1e6, 3.0))
+    worth = float(effective_tokens(5e6, 1e6, 2.0))  # as many parameters as tokens
     assert repeated == pytest.approx(law.expected(1e6, worth), rel=0.01)
     assert law.sample(1e6, 5e6, 1e6).std() > law.sample(1e6, worth).std()  # how much less is not sure
+
+
+def test_the_more_parameters_the_less_repeats_are_worth() -> None:
+    law = fit_early(Points.of(N, D, world(BEND, N, D)))
+    for n, repeats in ((1e5, 2 * 10 ** (2 / 3)), (1e6, 2.0), (8e6, 0.5)):
+        fresh = law.expected(n, float(effective_tokens(5e6, 1e6, repeats)))
+        assert law.expected(n, 5e6, 1e6) == pytest.approx(fresh, rel=0.012)
+    # Short of the text, and without any limit to it, there is nothing to repeat.
+    assert law.expected(8e6, 5e6, 5e6) == law.expected(8e6, 5e6) == law.expected(8e6, 5e6, 9e6)
+
+
+def test_rungs_that_repeat_their_text_are_fitted_for_what_it_is_worth() -> None:
+    unique = 2e5
+    fresh = effective_tokens(D, unique, 2 * (unique / N) ** (2 / 3))
+    law = fit_early(Points.of(N, D, world(BEND, N, fresh), unique=np.minimum(D, unique)))
+    assert law.expected(1e6, 5e6) == pytest.approx(float(world(BEND, 1e6, 5e6)), rel=0.02)
 
 
 def test_a_multiplier_widens_and_the_same_seed_repeats() -> None:

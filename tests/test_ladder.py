@@ -17,7 +17,7 @@ from steepest.errors import TrainingError
 from steepest.optim import OptimConfig
 from steepest.optim.schedules import step_schedule
 from steepest.planning.choose import Circumstances
-from steepest.planning.climb import CHUNK, Branch, Finished, climb, excerpt, rung_config, thinned
+from steepest.planning.climb import Branch, Finished, climb, rung_config, thinned
 from steepest.planning.ladder import Ladder
 from steepest.planning.measure import Pace
 from steepest.planning.menu import Menu
@@ -127,21 +127,37 @@ def test_no_rung_is_begun_that_the_seconds_left_cannot_pay(parts: Any, tmp_path:
     given, corpus, kind, _ = parts
     rungs = [replace(rung, seed=seed) for seed, rung in enumerate(RUNGS)]
     ladder = Ladder(given, FIXED, corpus, MACHINE, tmp_path)
-    ran = list(ladder.climb(rungs, kind, seconds=1000.0, cost=lambda rung: 1e9 if rung.seed == 1 else 1.0))
+    ran = list(
+        ladder.climb(rungs, kind, seconds=1000.0, cost=lambda rungs: 1e9 if rungs[0].seed == 1 else 1.0)
+    )
     assert [one.rung.seed for one in ran] == [0, 2]
 
 
-def test_a_rung_reads_a_part_of_the_text_as_often_as_its_run_reads_all(parts: Any) -> None:
-    corpus = parts[1]
-    rung = Rung(1, 32, 20_000, tokens=6 * 5 * CHUNK, epochs=6)
-    part = excerpt(corpus, rung)
-    assert part.train_tokens == 5 * CHUNK and part.held_out_tokens == corpus.held_out_tokens
-    text, piece = corpus.train.tokens.tobytes(), part.train.tokens
-    size = piece.itemsize * CHUNK
-    found = [text.find(piece.tobytes()[at * size : (at + 1) * size]) for at in range(5)]
-    assert found == sorted(found) and -1 not in found and len(set(found)) == 5
-    assert excerpt(corpus, replace(rung, epochs=1)) is corpus
-    assert rung_config(parts[0], rung, FIXED).model.dropout == pytest.approx(0.18)
+def test_trunks_side_by_side_reach_what_they_reach_in_turn(parts: Any, tmp_path: Path) -> None:
+    given, corpus, kind, _ = parts
+    fixed = {**FIXED, "dropout": 0.1}
+    rungs = [replace(rung, seed=seed) for seed in range(3) for rung in RUNGS[:2]]
+    in_turn, beside = (Ladder(given, fixed, corpus, MACHINE, tmp_path / name) for name in ("1", "2"))
+    expected = {one.rung: one for one in in_turn.climb(rungs, kind)}
+    heard: list[Rung] = []
+    found = beside.climb(
+        rungs, kind, workers=2, listen=lambda name, fields: heard.append(fields["finished"].rung)
+    )
+    assert [one.rung for one in found] == heard and set(heard) == set(rungs)
+    assert {one.rung: (one.part, one.curve, one.tokens) for one in beside.finished()} == {
+        rung: (one.part, one.curve, one.tokens) for rung, one in expected.items()
+    }
+
+
+def test_side_by_side_too_no_trunk_is_begun_that_the_seconds_left_cannot_pay(
+    parts: Any, tmp_path: Path
+) -> None:
+    given, corpus, kind, _ = parts
+    rungs = [replace(rung, seed=seed) for seed, rung in enumerate(RUNGS)]
+    ladder = Ladder(given, FIXED, corpus, MACHINE, tmp_path)
+    prices = {0: 1.0, 1: 500.0, 2: 1e9}
+    ran = ladder.climb(rungs, kind, seconds=1000.0, cost=lambda rungs: prices[rungs[0].seed], workers=2)
+    assert {one.rung.seed for one in ran} == {0, 1}
 
 
 def test_a_curve_is_thinned_to_means_that_cover_it() -> None:
@@ -168,7 +184,6 @@ def test_a_real_ladder_promises_what_a_larger_run_reaches_or_says_that_it_cannot
     planning = sys.modules["steepest.planning.promise"]
     for name, value in (
         ("LEAST_RUNG_TOKENS", 12_288),
-        ("LEAST_UNIQUE", 0),
         ("LENGTHS", (1.0,)),
         ("LONGER", (2,)),
     ):

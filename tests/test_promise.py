@@ -56,7 +56,7 @@ def rung(
     curve = tuple((int(at), float(loss)) for at, loss in zip(d, losses, strict=True))
     part = {"loss": float(losses[-1]), "bits_per_byte": UNIT * float(losses[-1])}
     larger = {name: value * (1 + whole) for name, value in part.items()} if whole else {}
-    return Finished(Rung(depth, 64, n, tokens, epochs, **more), tokens, unique, 0.0, 1024, 0.01, part, larger, 9999,
+    return Finished(Rung(depth, 64, n, tokens, **more), tokens, unique, 0.0, 1024, 0.01, part, larger, 9999,
                     1.0, 1e-5, curve)  # fmt: skip
 
 
@@ -70,7 +70,6 @@ def outlook(found: list[Finished], **more: Any) -> Outlook:
         "n": 900_000,
         "tokens": 4_000_000.0,
         "depth": 1,
-        "epochs": 1,
         "multiplier": 1.0,
         "lr_multiplier": 1.0,
         **more,
@@ -89,7 +88,7 @@ def late(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("late")
 @pytest.mark.parametrize("epochs", [1, 6])
 def test_the_promise_is_the_true_loss_in_bits_per_byte(epochs: int) -> None:
-    told = outlook(rungs(epochs), epochs=epochs)
+    told = outlook(rungs(epochs))
     true = UNIT * float(TRUE(900_000, effective_tokens(4e6, 4e6 / epochs)))
     found = told.predict(900_000, 4e6, 4e6 / epochs)
     assert found.median == pytest.approx(true, rel=0.03)
@@ -177,7 +176,7 @@ def test_a_cooldown_is_no_knee() -> None:
 
 
 def test_rungs_that_cannot_be_compared_are_left_out() -> None:
-    strange = [rung(80_000, 330_000, multiplier=2.0), rung(80_000, 340_000, epochs=4), rung(90_000, 350_000, depth=2),
+    strange = [rung(80_000, 330_000, multiplier=2.0), rung(90_000, 350_000, depth=2),
                rung(2_000_000, 8_000_000), rung(80_000, 16_000_000)]  # fmt: skip
     assert len(outlook([*rungs(), *strange]).rungs) == len(rungs())
     assert outlook([]).law is None

@@ -1,6 +1,7 @@
 """Which rungs a number of seconds buys: near the run's own ratio, within the seconds, the same for other budgets."""
 
 import math
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -8,22 +9,18 @@ from hypothesis import strategies as st
 
 from steepest.planning.menu import Menu
 from steepest.planning.promise import best_rate
-from steepest.planning.rungs import Rung, design, rounded_epochs, rounded_tokens
+from steepest.planning.rungs import Rung, design, rounded_tokens
 
 SIZES = [((2, 32), 90_000), ((1, 64), 180_000), ((2, 64), 225_000), ((1, 128), 460_000), ((2, 128), 660_000),
          ((4, 128), 1_060_000), ((4, 192), 2_160_000), ((6, 256), 5_000_000)]  # fmt: skip
 
 
-def cost(rung: Rung) -> float:
-    return rung.tokens * (1e-5 + 5e-11 * rung.n) + 0.1
+def cost(rungs: Sequence[Rung]) -> float:
+    return sum(rung.tokens * (1e-5 + 5e-11 * rung.n) + 0.1 for rung in rungs)
 
 
-def ladder(
-    seconds: float, n: int = 1_060_000, tokens: float = 4e6, epochs: int = 1, **more: object
-) -> list[Rung]:
-    return design(
-        SIZES, n=n, tokens=tokens, epochs=epochs, seconds=seconds, cost=cost, least_tokens=50_000, **more
-    )  # type: ignore[arg-type]
+def ladder(seconds: float, n: int = 1_060_000, tokens: float = 4e6, **more: object) -> list[Rung]:
+    return design(SIZES, n=n, tokens=tokens, seconds=seconds, cost=cost, least_tokens=50_000, **more)  # type: ignore[arg-type]
 
 
 @settings(max_examples=80, deadline=None)
@@ -31,19 +28,16 @@ def ladder(
     seconds=st.floats(2, 400),
     ratio=st.floats(1.5, 25),
     size=st.integers(3, 7),
-    epochs=st.sampled_from([1, 2, 7]),
 )
-def test_a_ladder_fits_its_seconds_and_stands_for_the_run(
-    seconds: float, ratio: float, size: int, epochs: int
-) -> None:
+def test_a_ladder_fits_its_seconds_and_stands_for_the_run(seconds: float, ratio: float, size: int) -> None:
     n = SIZES[size][1]
-    rungs = ladder(seconds, n, ratio * n, epochs)
-    assert sum(map(cost, rungs)) <= seconds
+    rungs = ladder(seconds, n, ratio * n)
+    assert cost(rungs) <= seconds
     assert len(set(rungs)) == len(rungs)
     if not rungs:
         return
     assert len(rungs) >= 4 and len({rung.n for rung in rungs}) >= 2
-    assert all(rung.n < n and rung.epochs == epochs for rung in rungs)
+    assert all(rung.n < n for rung in rungs)
     assert all(rung.tokens == rounded_tokens(rung.tokens) for rung in rungs)
     # No rung is further from the run's tokens a parameter than the gate of the fit allows.
     assert all(rung.tokens / rung.n <= 6 * ratio or rung.tokens < 70_000 for rung in rungs)
@@ -65,7 +59,7 @@ def test_too_few_seconds_buy_nothing() -> None:
 def test_finished_rungs_are_free() -> None:
     rungs = ladder(60)
     richer = ladder(60, have=rungs)
-    assert sum(cost(rung) for rung in richer if rung not in rungs) <= 60
+    assert cost([rung for rung in richer if rung not in rungs]) <= 60
     assert max(rung.n * rung.tokens for rung in richer) >= max(rung.n * rung.tokens for rung in rungs)
 
 
@@ -74,11 +68,9 @@ def test_another_budget_asks_for_rungs_of_the_same_grid() -> None:
     assert len(set(first) & set(second)) >= 3
 
 
-def test_tokens_are_rounded_by_less_than_a_fifth_and_epochs_to_a_few() -> None:
+def test_tokens_are_rounded_by_less_than_a_fifth() -> None:
     for tokens in (50_001, 123_456, 7_654_321):
         assert abs(math.log(rounded_tokens(tokens) / tokens)) <= math.log(2) / 4 + 1e-6
-    assert rounded_epochs(100, 1000) == 1
-    assert rounded_epochs(9000, 1000) in (8, 10)
 
 
 @pytest.mark.parametrize("best", [-0.8, -0.3, 0.0, 0.4, 0.9])

@@ -26,6 +26,7 @@ from steepest.planning.measure import (
     StepProbe,
     matrix_product_flops,
     measure_pace,
+    own_pace,
     settle,
 )
 from steepest.planning.menu import Menu
@@ -201,7 +202,6 @@ def _by_time(
     listen("machine", {"threads": given.train.threads or 1, "flops": record["flops"], "device": device.type,
                        "dtype": given.train.dtype})  # fmt: skip
     pace = measure_pace(given, fixed, device, where.started)
-    record["seconds_per_token"] = pace.measured
     afresh = given.train.start is None
     climbing = kind.ladder and where.cache is not None and budget >= LEAST_TIME and afresh
     allowed = (
@@ -211,8 +211,18 @@ def _by_time(
     def menu(pace: Pace, still: float) -> Menu:
         # Never less than a little: a budget that measuring has eaten still gets its smallest model.
         spent = START_SECONDS if where.ahead else where.elapsed() + still
+        if _compiles(given):
+            spent, pace = spent + COMPILE_SECONDS, pace.times(1 - COMPILE_GAIN)
         seconds = where.machine_factor * max(budget - spent, 0.05 * budget)
         return Menu.of(given, fixed, pace, seconds, examples.train_tokens, kind.most_matrix_parameters)
+
+    def at_own_batch(pace: Pace, still: float) -> Pace:
+        planned = menu(pace, still)
+        model, tokens = planned.models[planned.rule], int(planned.tokens[planned.rule])
+        return own_pace(given, model, device, pace, default_batch_tokens(model.context, tokens))
+
+    pace = at_own_batch(pace, allowed)
+    record["seconds_per_token"] = {size: pace.slowness * seconds for size, seconds in pace.measured.items()}
 
     if where.cache is not None and climbing:
         found = promise(
@@ -230,7 +240,9 @@ def _by_time(
         why = (f"{budget:.0f}s are too short for a ladder of small runs; it takes {LEAST_TIME:.0f}s at least" if afresh
                else "a run that goes on from another has no ladder: small runs start from random weights")  # fmt: skip
         found = Promise(reason="" if where.cache is None else why)
-    final = menu(pace.times(found.slowness), 0.0)
+    if found.record is not None:  # some time has passed: is the machine as fast as it was?
+        pace = at_own_batch(pace, 0.0)
+    final = menu(pace, 0.0)
     hasty = given.train.memory is None and PREDICTING_SHARE * budget < PREDICTING
     return _decide(
         given, final, found, examples, kind, record, timed=LIKE * max(pace.measured) if hasty else 0
@@ -299,15 +311,12 @@ def _settled(
     device = resolve_device(given.train.device)
     batch_tokens = given.batches.batch_tokens or default_batch_tokens(model.context, expected)
     optim = with_rate(given.optim, width=model.width, batch_tokens=batch_tokens, multiplier=multiplier)
-    compiled = given.train.compile
-    if compiled is None:
-        compiled = given.train.time is not None and COMPILE_GAIN * given.train.time > 2 * COMPILE_SECONDS
     threads = given.train.threads or usable_cores()
     config = given.replace(
         model=model,
         batches=given.batches.replace(batch_tokens=batch_tokens),
         optim=optim,
-        train=given.train.replace(threads=threads, compile=compiled, expected_tokens=expected),
+        train=given.train.replace(threads=threads, compile=_compiles(given), expected_tokens=expected),
     )
     preferred = default_micro_batch(batch_tokens, model.context, device)
     if n_matrix_parameters(model) <= timed and (seen := unpredicted(config, preferred=preferred)) is not None:
@@ -320,6 +329,13 @@ def _settled(
         * (examples.train_tokens + examples.held_out_tokens),
     )
     return config, fitted.record()
+
+
+def _compiles(given: RunConfig) -> bool:
+    """Whether blocks are compiled: as the user says, or where that saves twice the seconds that it takes."""
+    if given.train.compile is not None:
+        return given.train.compile
+    return given.train.time is not None and COMPILE_GAIN * given.train.time > 2 * COMPILE_SECONDS
 
 
 def limit_vocabulary(given: RunConfig) -> RunConfig:

@@ -15,21 +15,18 @@ Source: A. Hägele et al., https://arxiv.org/abs/2405.18392.
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from steepest.data import Corpus
-from steepest.data.permutation import derive_keys, permute
-from steepest.data.store import TokenStore
 from steepest.errors import TrainingError
 from steepest.model import TransformerConfig
 from steepest.optim import Decision, OptimConfig, cooldown_share, piecewise
-from steepest.planning.rules import default_batch_tokens, default_dropout, default_micro_batch, with_rate
+from steepest.planning.rules import default_batch_tokens, default_micro_batch, with_rate
 from steepest.planning.rungs import Rung
 from steepest.train.evaluate import evaluate
 from steepest.train.kinds import Kind
@@ -39,7 +36,6 @@ from steepest.train.run import RunConfig, compose, resolve_autocast, resolve_dev
 from steepest.train.state import TrainState
 
 PART = 32_768  # held-out tokens that every rung is evaluated on, the same for all
-CHUNK = 2048  # tokens that stay together where a rung reads a part of the text
 CURVE_POINTS = 4  # of a kept loss curve, in an octave
 
 
@@ -143,8 +139,7 @@ def rung_config(given: RunConfig, rung: Rung, fixed: dict[str, Any]) -> RunConfi
         fixed: what data and user fix of the trunk, but for its shape.
     """
     inherited = {key: value for key, value in fixed.items() if key not in SHAPE}
-    dropout = fixed.get("dropout", default_dropout(rung.epochs))
-    model = TransformerConfig(**{**inherited, "depth": rung.depth, "width": rung.width, "dropout": dropout})
+    model = TransformerConfig(**{**inherited, "depth": rung.depth, "width": rung.width})
     batch = given.batches.batch_tokens or default_batch_tokens(model.context, rung.tokens)
     optim = with_rate(given.optim, width=model.width, batch_tokens=batch, multiplier=rung.multiplier)
     device = resolve_device(given.train.device)
@@ -156,15 +151,7 @@ def rung_config(given: RunConfig, rung: Rung, fixed: dict[str, Any]) -> RunConfi
     return given.replace(model=model, batches=batches, optim=optim, train=train)
 
 
-SHAPE = (
-    "depth",
-    "width",
-    "head_dim",
-    "heads",
-    "kv_heads",
-    "mlp_width",
-    "dropout",
-)  # follows a rung's own size
+SHAPE = ("depth", "width", "head_dim", "heads", "kv_heads", "mlp_width")  # follows a rung's own size
 
 
 def climb(
@@ -193,9 +180,8 @@ def climb(
 
 
 def trunk_of(rung: Rung, given: RunConfig, fixed: dict[str, Any]) -> tuple[Any, ...]:
-    """Rungs with the same have one trunk: where a part of the text is repeated, each length has its own part."""
-    batch = rung_config(given, rung, fixed).batches.batch_tokens
-    return (*rung.family, batch, rung.tokens if rung.epochs > 1 else 0)
+    """Rungs with the same have one trunk."""
+    return (*rung.family, rung_config(given, rung, fixed).batches.batch_tokens)
 
 
 def _climb_trunk(
@@ -207,11 +193,10 @@ def _climb_trunk(
     whole: Mapping[Rung, int],
     interrupted: Callable[[], bool],
 ) -> Iterator[Finished]:
-    part = excerpt(corpus, branches[-1])
     config = rung_config(given, branches[-1], fixed)
     device, curve = resolve_device(config.train.device), list[tuple[int, float]]()
     began, spent, made = time.monotonic(), 0.0, 0
-    state = compose(config, part, kind.objective)
+    state = compose(config, corpus, kind.objective)
     totals = [rung_config(given, rung, fixed).train.steps or 1 for rung in branches]
     least = min(Branch(config.optim, total, warmup=0).leaves for total in totals)
     warmup = max(0, min(round(config.optim.warmup * totals[-1]), least))
@@ -241,7 +226,7 @@ def _climb_trunk(
             return
         measured = _measure(state, corpus, config, whole[rung])
         yield Finished(
-            rung=rung, tokens=state.tokens, unique=part.train_tokens, dropout=config.model.dropout,
+            rung=rung, tokens=state.tokens, unique=corpus.train_tokens, dropout=config.model.dropout,
             batch_tokens=config.batches.batch_tokens or 0, lr=config.optim.lr or 0.0, part=measured[0],
             whole=measured[1], whole_tokens=whole[rung],
             seconds=round(time.monotonic() - began, 3), seconds_per_token=spent / max(made, 1), curve=tuple(thinned(curve)),
@@ -274,25 +259,6 @@ def _measure(
     if not whole or min(whole, corpus.held_out_tokens) <= PART:
         return first, first if whole else {}
     return first, metrics(whole)
-
-
-def excerpt(corpus: Corpus, rung: Rung) -> Corpus:
-    """The text that a rung reads: all, or a part so large that it is read the rung's epochs.
-
-    The part is made of chunks drawn from everywhere, in their own order.
-    """
-    wanted = rung.tokens // rung.epochs
-    store = corpus.train
-    n_chunks = len(store.tokens) // CHUNK
-    take = max(1, round(wanted / CHUNK))
-    if rung.epochs == 1 or take >= n_chunks:
-        return corpus
-    drawn = np.sort(permute(range(take), n_chunks, derive_keys(rung.seed, 0)[0]))
-    tokens = np.concatenate([store.tokens[at * CHUNK : (at + 1) * CHUNK] for at in drawn.tolist()])
-    return replace(
-        corpus,
-        train=TokenStore(tokens, np.arange(0, len(tokens), CHUNK), n_bytes=store.n_bytes * take // n_chunks),
-    )
 
 
 def thinned(curve: Iterable[tuple[int, float]]) -> list[tuple[int, float]]:

@@ -12,12 +12,14 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from steepest.data import Corpus
 from steepest.planning.climb import SHAPE, Finished, climb, trunk_of
+from steepest.planning.crew import Crew
 from steepest.planning.plan_file import data_fingerprint
 from steepest.planning.rungs import Rung
 from steepest.runs import append_lines, read_lines, write_atomically
@@ -25,7 +27,8 @@ from steepest.tokenizer import Tokenizer
 from steepest.train.kinds import Kind
 from steepest.train.run import Listener, RunConfig
 
-VERSION = 1  # of what a rung is; older rungs are not found
+VERSION = 2  # of what a rung is; older rungs are not found
+Cost = Callable[[Sequence[Rung]], float]  # expected seconds of the branches of one trunk
 OVERRUN = 1.25  # times its seconds, after which a ladder is cut short in the middle of a rung
 
 
@@ -47,7 +50,7 @@ class Ladder:
             "version": VERSION, "data": data_fingerprint(corpus),
             "tokenizer": Tokenizer.load(corpus.tokenizer).fingerprint, "machine": machine, "dtype": given.train.dtype,
             "objective": given.objective.model_dump(mode="json"),
-            "model": {key: value for key, value in fixed.items() if key not in SHAPE or key == "dropout"},
+            "model": {key: value for key, value in fixed.items() if key not in SHAPE},
             "batches": given.batches.model_dump(mode="json"),
             "optim": given.optim.model_dump(mode="json"),
             "seed": given.train.seed,
@@ -83,34 +86,58 @@ class Ladder:
         kind: Kind,
         *,
         seconds: float = math.inf,
-        cost: Callable[[Rung], float] = lambda rung: 0.0,
+        cost: Cost = lambda branches: 0.0,
+        workers: int = 1,
         whole: int = 0,
         top: Rung | None = None,
         listen: Listener = lambda name, fields: None,
     ) -> Iterator[Finished]:
-        """Run those of some rungs that are not finished, the cheapest trunk first, while the seconds last.
+        """Run those of some rungs that are not finished while the seconds last, the cheapest trunk first.
 
         Args:
-            cost: expected seconds of a rung; what the first rungs really take corrects it for the others.
+            cost: expected seconds of the branches of one trunk; what the first trunks really take corrects it for the others.
+            workers: trunks that are trained at once, the dearest first.
             whole, top: held-out tokens that one rung is evaluated on besides.
         """
         have = {one.rung for one in self.finished()}
+        trunks = self.trunks(rung for rung in rungs if rung not in have)
+        least = min(map(cost, trunks), default=0.0)  # one at least is run
+        began, expected, taken = time.monotonic(), 0.0, 0.0
+
+        def left() -> float:
+            return seconds - (time.monotonic() - began)
+
+        def train(branches: Sequence[Rung]) -> Iterator[Finished]:
+            return climb(
+                branches, self.given, self.fixed, self.corpus, kind, whole=whole, top=top,
+                interrupted=lambda: left() < (1 - OVERRUN) * seconds,
+            )  # fmt: skip
+
+        def kept(one: Finished) -> Finished:
+            nonlocal taken
+            self.add(one)
+            taken += one.seconds
+            listen("rung", {"finished": one, "left": left()})
+            return one
+
+        with Crew(workers) as crew:
+            for branches in sorted(trunks, key=cost, reverse=workers > 1):
+                while crew.full:
+                    yield from map(kept, crew.next_results())
+                slowness = taken / expected if workers == 1 and expected else 1.0
+                others = taken or crew.busy or cost(branches) > least
+                if others and cost(branches) * slowness > left():
+                    continue
+                if workers > 1:
+                    crew.start(partial(train, branches))
+                    continue
+                yield from map(kept, train(branches))
+                expected += cost(branches)
+            yield from map(kept, crew.results())
+
+    def trunks(self, rungs: Iterable[Rung]) -> list[list[Rung]]:
+        """Rungs by the trunk that they branch from."""
         trunks: dict[Any, list[Rung]] = {}
         for rung in rungs:
-            if rung not in have:
-                trunks.setdefault(trunk_of(rung, self.given, self.fixed), []).append(rung)
-        began, expected, taken = time.monotonic(), 0.0, 0.0
-        for number, branches in enumerate(sorted(trunks.values(), key=lambda some: sum(map(cost, some)))):
-            price, left = sum(map(cost, branches)), seconds - (time.monotonic() - began)
-            slowness = taken / expected if expected else 1.0
-            if number and price * slowness > left:
-                continue
-            for one in climb(
-                branches, self.given, self.fixed, self.corpus, kind, whole=whole, top=top,
-                interrupted=lambda: time.monotonic() - began > OVERRUN * seconds,
-            ):  # fmt: skip
-                self.add(one)
-                taken += one.seconds
-                expected += cost(one.rung)
-                listen("rung", {"finished": one, "left": seconds - (time.monotonic() - began)})
-                yield one
+            trunks.setdefault(trunk_of(rung, self.given, self.fixed), []).append(rung)
+        return list(trunks.values())

@@ -10,7 +10,7 @@ because at small widths the cost is overhead (flat) and at large ones arithmetic
 import math
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from steepest.model.size import n_matrix_parameters
 from steepest.objectives import NextToken, Objective
 from steepest.optim import OptimConfig, build_optimizer
 from steepest.optim.muon import product_dtype
+from steepest.planning.crew import Crew
 from steepest.planning.rules import default_micro_batch, member
 from steepest.train.run import RunConfig, resolve_autocast, resolve_device
 from steepest.train.speed import fastest_threads, seconds_of, thread_candidates, usable_cores
@@ -34,6 +35,7 @@ from steepest.train.step import train_step
 MEASURING_SHARE = 0.25  # of the time, all that comes before it included, after which no more is measured
 PROBING_SHARE = 0.03  # of the time, after which no further size is timed
 PROBE_TOKENS = 2048  # of the steps that are timed
+OWN_SHARE, REPEATS = 0.01, 4  # of the time, that timing the run's own step may take; how often it is done
 SETTLING_TOKENS = 1024  # of those that only decide on threads and dtype, and of all where the time is short
 HASTY = 60.0  # seconds, below which it is
 WIDE = 128  # from where on parameters tell how fast a model is, whatever its depth
@@ -87,15 +89,48 @@ def measure_pace(given: RunConfig, fixed: dict[str, Any], device: torch.device, 
     return Pace(measured)
 
 
-def rung_pace(given: RunConfig, models: Sequence[TransformerConfig], pace: Pace) -> Pace:
-    """How fast rungs train, whose shapes are not those that ``pace`` was measured on: the narrow ones are timed."""
+def own_pace(
+    given: RunConfig, model: TransformerConfig, device: torch.device, pace: Pace, batch_tokens: int
+) -> Pace:
+    """The pace, corrected by a step of the run's own batch: larger than those that sizes are timed with, it costs less a token.
+
+    Left as it is where the time is short, and on a GPU, whose memory need not hold that batch at once.
+    """
+    assert given.train.time is not None
+    if given.train.time < HASTY or device.type != "cpu":
+        return pace
+    expected = pace.seconds_per_token(n_matrix_parameters(model))
+    while batch_tokens > PROBE_TOKENS and REPEATS * batch_tokens * expected > OWN_SHARE * given.train.time:
+        batch_tokens //= 2
+    probe = StepProbe(**_probe(given, model, device, batch_tokens))
+    return pace.times(probe.seconds_per_token(REPEATS - 1) / expected)
+
+
+def rung_pace(given: RunConfig, models: Sequence[TransformerConfig], pace: Pace, *, workers: int = 1) -> Pace:
+    """How fast rungs train, whose shapes are not those that ``pace`` was measured on: the narrow ones are timed.
+
+    Args:
+        workers: processes of one thread each that time the same side by side; the slowest counts.
+    """
     device = resolve_device(given.train.device)
     sizes = {n_matrix_parameters(model): model for model in models}
-    return Pace({
-        size: StepProbe(**_probe(given, model, device, SETTLING_TOKENS)).seconds_per_token() if model.width < WIDE
-        else pace.seconds_per_token(size)
-        for size, model in sizes.items()
-    })  # fmt: skip
+
+    def measured() -> Iterator[dict[int, float]]:
+        yield {
+            size: StepProbe(**_probe(given, model, device, SETTLING_TOKENS)).seconds_per_token()
+            for size, model in sizes.items() if model.width < WIDE
+        }  # fmt: skip
+
+    if workers == 1:
+        narrow = next(measured())
+    else:
+        with Crew(workers) as crew:
+            for _ in range(workers):
+                crew.start(measured)
+            told = list(crew.results())
+        narrow = {size: max(one[size] for one in told) for size in told[0]}
+    # A wide one has as many operations for a core as a narrow one side by side has, so it loses as much.
+    return Pace({size: narrow.get(size, workers * pace.seconds_per_token(size)) for size in sizes})
 
 
 def settle(

@@ -41,7 +41,7 @@ from steepest.scaling.recorded import record_of
 
 PACE_SPREAD = 0.05  # of ln tokens: how well measured speed foretells a run's
 Z80, Z95 = 1.2816, 1.9600
-WITHIN = 8.0  # times the run's tokens a parameter, that a rung may be away
+WITHIN = 16.0  # times the run's tokens a parameter, that a rung may be away: the least share of a design, and half of that
 TOLERANCE = 0.02  # of the gate, for slopes of training losses of some hundred steps
 MOST_DOUBT = 3.0
 TRUST = 0.005  # what the law must promise to double or halve the size that the rule takes
@@ -142,7 +142,6 @@ def look_out(
     n: float,
     tokens: float,
     depth: int,
-    epochs: int,
     multiplier: float,
     lr_multiplier: float,
 ) -> Outlook:
@@ -150,7 +149,7 @@ def look_out(
 
     Args:
         n, tokens: of the run.
-        depth, epochs: of its rungs: only rungs as deep that repeat as much are comparable.
+        depth: of its rungs; only rungs as deep are comparable.
         multiplier: of half-widths.
         lr_multiplier: of the learning rate; only rungs with the same are comparable.
     """
@@ -158,7 +157,7 @@ def look_out(
     comparable = sorted(
         (
             one for one in finished
-            if (one.rung.depth, one.rung.epochs, one.rung.multiplier) == (depth, epochs, lr_multiplier)
+            if (one.rung.depth, one.rung.multiplier) == (depth, lr_multiplier)
             and one.rung.n <= n and 1 / WITHIN <= one.tokens / one.rung.n / ratio <= WITHIN
         ),
         key=lambda one: one.rung.n * one.tokens,

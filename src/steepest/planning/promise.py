@@ -9,7 +9,7 @@ Where no ladder can be had, the reason is said in one line, and the rule decides
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,15 @@ from steepest.data import Corpus
 from steepest.data.examples import Examples
 from steepest.model import TransformerConfig
 from steepest.model.size import n_matrix_parameters
+from steepest.optim import cooldown_share
 from steepest.planning.climb import PART, Finished, rung_config
+from steepest.planning.crew import most_workers, wall_clock
 from steepest.planning.ladder import Ladder
 from steepest.planning.ledger import Ledger
 from steepest.planning.measure import Pace, machine, rung_pace
 from steepest.planning.menu import Menu
 from steepest.planning.predict import Outlook, look_out, steepening
-from steepest.planning.rungs import LEAST_STEPS, WIDTHS, Rung, design, rounded_epochs, rounded_tokens
+from steepest.planning.rungs import WIDTHS, Rung, design, rounded_tokens
 from steepest.train.kinds import Kind
 from steepest.train.run import Listener, RunConfig, resolve_device
 
@@ -36,16 +38,14 @@ LEAST_TIME = 240.0  # seconds, below which neither rungs nor the run's own curve
 RATE_SHARE = 0.15  # of the ladder's seconds, that the learning-rate check may take
 RATES = (0.5, 2.0)  # times the rule's rate, besides the rule's own
 RATE_GAIN = 0.015  # of the loss, below which the rule's rate is kept: seeds of small rungs differ by 1%
+WORTH = 1.2  # times as much that trunks side by side must train as one after the other
 EVALUATED = 0.35  # cost of a token evaluated, over one trained on
 WHOLE_SHARE = 0.1  # of the ladder's seconds, that evaluating on the whole held-out text may take
 BUILDING = 0.1  # seconds, of a rung's parts
-LEAST_RUNG_TOKENS = LEAST_STEPS * 1024
+LEAST_RUNG_TOKENS = 262_144  # shorter ones end before their knee, and two lengths of a size cannot tell
 SHALLOWEST = 2 / 3  # of the run's depth, that its rungs have at least
-LEAST_UNIQUE = 65_536  # tokens that a rung reads at least: fewer are learnt by heart
-LENGTHS = (4.0, 2.8, 2.0, 1.4, 1.0)  # times the shortest rung allowed, that all have if the seconds buy it
-REPEATED = (
-    4  # epochs of a run, from which its rungs repeat their part of the text as often: dropout begins there
-)
+LENGTHS = (2.0, 1.4, 1.0)  # times the shortest rung allowed, that all have if the seconds buy it
+REPEATED = 4  # times that a rung may read its text: dropout begins there, which rungs do not have
 LONGER = (4, 2)  # times the tokens of the longest rung before the knee, that others have at least
 
 
@@ -56,14 +56,12 @@ class Promise:
     Attributes:
         outlook: what the ladder says; ``None`` without one.
         multiplier: of the rule's learning rate.
-        slowness: how many times as long a rung's steps took as was measured.
         reason: why nothing is predicted; empty if something is.
         record: of the ladder, for plan.json.
     """
 
     outlook: Outlook | None = None
     multiplier: float = 1.0
-    slowness: float = 1.0
     reason: str = ""
     record: dict[str, Any] | None = None
 
@@ -92,29 +90,32 @@ def promise(
         return Promise(reason=f"the loss of {kind_name} is not predicted: ladders are for next-token")
     if not examples.held_out_tokens:
         return Promise(reason="nothing is held out, so no loss can be predicted: set data.validation above 0")
+    if REPEATED * examples.train_tokens < LEAST_RUNG_TOKENS:
+        enough = LEAST_RUNG_TOKENS // REPEATED
+        return Promise(
+            reason=f"{examples.train_tokens:,} tokens of text are too few for small runs; {enough:,} would do"
+        )
     n, tokens = menu.sizes[menu.rule], menu.tokens[menu.rule]
-    epochs = rounded_epochs(tokens, menu.unique)
-    if epochs < REPEATED:
-        epochs = 1
     climbing = _Climbing(
         Ladder(given, fixed, examples, machine(resolve_device(given.train.device)), cache), kind, pace, seconds, listen
     )  # fmt: skip
-    shortest = max(LEAST_RUNG_TOKENS, LEAST_UNIQUE * epochs)
     sizes: list[tuple[tuple[int, int], int]] = []
 
-    def designed(within: float, multiplier: float = 1.0, least: int = shortest) -> list[Rung]:
+    def designed(within: float, multiplier: float = 1.0, least: int = LEAST_RUNG_TOKENS) -> list[Rung]:
         """For so many seconds; finished rungs of the same learning rate are free."""
         have = {
             replace(rung, multiplier=1.0) for rung in climbing.finished() if rung.multiplier == multiplier
         }
         return design(
-            sizes, n=n, tokens=tokens, epochs=epochs, seconds=within, cost=climbing.cost,
-            least_tokens=least, have=have,
+            sizes, n=n, tokens=tokens, seconds=within, cost=climbing.wall_clock,
+            least_tokens=least, most_tokens=REPEATED * examples.train_tokens, have=have,
         )  # fmt: skip
 
     def longest(multiplier: float = 1.0, steep: int = 0, least: float = 0.0) -> list[Rung]:
         """Few long rungs rather than many short ones: those that end before their knee, as some of ``steep`` tokens, tell nothing."""
-        lengths = [times * steep for times in LONGER] if steep else [times * shortest for times in LENGTHS]
+        lengths = (
+            [times * steep for times in LONGER] if steep else [times * LEAST_RUNG_TOKENS for times in LENGTHS]
+        )
         allowed = (round(tokens) for tokens in lengths if rounded_tokens(tokens) >= least)
         return next(filter(None, (designed(climbing.left, multiplier, tokens) for tokens in allowed)), [])
 
@@ -126,7 +127,7 @@ def promise(
     for depth in range(deepest, math.ceil(SHALLOWEST * deepest) - 1, -1):
         shapes = [model for model in _shapes(given, fixed, depth) if n_matrix_parameters(model) <= n]
         sizes = [((model.depth, model.width), n_matrix_parameters(model)) for model in shapes]
-        climbing.pace = rung_pace(given, shapes, pace)
+        climbing.measure(shapes, pace)
         if rungs := longest():
             break
     else:
@@ -136,7 +137,7 @@ def promise(
     listen(
         "ladder", {"rungs": rungs, "seconds": seconds, "reused": len(set(climbing.finished()) & set(rungs))}
     )
-    first = min(rungs, key=climbing.cost)
+    first = min(rungs, key=lambda rung: climbing.cost([rung]))
     multiplier = _check_rate(climbing, first) if given.optim.lr is None else 1.0
     while True:
         # After each it is known better what rungs take, and how long they must be.
@@ -146,20 +147,20 @@ def promise(
         wanted = [replace(rung, multiplier=multiplier) for rung in rungs]
         top = max(wanted, key=lambda rung: rung.n * rung.tokens, default=first)
         affordable = WHOLE_SHARE * seconds / (EVALUATED * climbing.pace.seconds_per_token(top.n))
-        if not climbing.run_cheapest(wanted, top=top, whole=int(min(examples.held_out_tokens, affordable))):
+        if not climbing.run_next(wanted, top=top, whole=int(min(examples.held_out_tokens, affordable))):
             break
     taken = time.monotonic() - climbing.began
     outlook = look_out(
-        list(climbing.finished().values()), n=n, tokens=tokens, depth=first.depth, epochs=epochs,
+        list(climbing.finished().values()), n=n, tokens=tokens, depth=first.depth,
         multiplier=Ledger(cache).multiplier, lr_multiplier=multiplier,
     )  # fmt: skip
     record = {
-        "folder": str(climbing.ladder.path), "seconds": round(taken, 2), "ran": len(climbing.ran), "epochs": epochs,
-        "lr_multiplier": multiplier, "slowness": round(climbing.slowness, 3), "verdict": outlook.verdict.reason,
+        "folder": str(climbing.ladder.path), "seconds": round(taken, 2), "ran": len(climbing.ran),
+        "lr_multiplier": multiplier, "slowness": round(climbing.slowness, 3), "workers": climbing.workers, "verdict": outlook.verdict.reason,
         "points": [_point(one, outlook, index) for index, one in enumerate(outlook.rungs)],
     }  # fmt: skip
     reason = "" if outlook.law is not None else outlook.verdict.reason
-    return Promise(outlook, multiplier, climbing.slowness, reason, record)
+    return Promise(outlook, multiplier, reason, record)
 
 
 class _Climbing:
@@ -167,8 +168,21 @@ class _Climbing:
 
     def __init__(self, ladder: Ladder, kind: Kind, pace: Pace, seconds: float, listen: Listener) -> None:
         self.ladder, self.kind, self.pace, self.seconds, self.listen = ladder, kind, pace, seconds, listen
-        self.began = time.monotonic()
+        self.began, self.workers = time.monotonic(), 1
         self.ran: list[Finished] = []
+
+    def measure(self, models: list[TransformerConfig], pace: Pace) -> None:
+        """How fast rungs of some shapes train, one after the other and side by side; the way that trains more is taken."""
+        given = self.ladder.given
+        self.pace, self.workers = rung_pace(given, models, pace), most_workers(given)
+        if self.workers == 1:
+            return
+        beside = rung_pace(given, models, pace, workers=self.workers)
+        smallest = min(beside.measured)
+        if self.workers * self.pace.measured[smallest] < WORTH * beside.measured[smallest]:
+            self.workers = 1
+        else:
+            self.pace = beside
 
     @property
     def left(self) -> float:
@@ -187,44 +201,50 @@ class _Climbing:
         """All rungs there are."""
         return {one.rung: one for one in self.ladder.finished()}
 
-    def cost(self, rung: Rung) -> float:
-        """Seconds that a rung is expected to take."""
+    def cost(self, branches: Sequence[Rung]) -> float:
+        """Seconds that the branches of one trunk are expected to take: the longest whole, of the others what is not the trunk."""
         evaluated = EVALUATED * min(PART, self.ladder.corpus.held_out_tokens)
-        return (rung.tokens + evaluated) * self.slowness * self.pace.seconds_per_token(rung.n) + BUILDING
+        lengths = sorted(rung.tokens for rung in branches)
+        trained = lengths[-1] + cooldown_share(self.ladder.given.optim) * sum(lengths[:-1])
+        seconds = self.slowness * self.pace.seconds_per_token(branches[0].n)
+        return (trained + len(lengths) * evaluated) * seconds + BUILDING * len(lengths)
+
+    def wall_clock(self, rungs: Iterable[Rung]) -> float:
+        """Seconds that some rungs take, side by side where that is worth it."""
+        return wall_clock(map(self.cost, self.ladder.trunks(rungs)), self.workers)
 
     def price(self, rungs: list[Rung], multiplier: float) -> float:
         """Seconds that those of some rungs take that are not finished."""
         wanted = (replace(rung, multiplier=multiplier) for rung in rungs)
         finished = self.finished()
-        return sum(self.cost(rung) for rung in wanted if rung not in finished)
+        return self.wall_clock(rung for rung in wanted if rung not in finished)
 
     def steepening(self, like: Rung, multiplier: float) -> int:
-        """Tokens of the longest rung as deep as another, with as many epochs, that ended before its knee; 0 if none did.
+        """Tokens of the longest rung as deep as another that ended before its knee; 0 if none did.
 
         Shorter ones tell nothing either.
         """
         return steepening([
             one for rung, one in self.finished().items()
-            if (rung.depth, rung.epochs, rung.multiplier) == (like.depth, like.epochs, multiplier)
+            if (rung.depth, rung.multiplier) == (like.depth, multiplier)
         ])  # fmt: skip
 
-    def run_cheapest(self, rungs: list[Rung], *, top: Rung, whole: int) -> bool:
-        """Run those of some rungs that share the cheapest trunk of what is not finished; whether any of them came to its end."""
+    def run_next(self, rungs: list[Rung], *, top: Rung, whole: int) -> bool:
+        """Run the cheapest trunk of what is not finished, or all side by side; whether any rung came to its end."""
         finished = self.finished()
-        todo = [rung for rung in rungs if rung not in finished]
-        if not todo:
-            return False
-        least = min(todo, key=lambda rung: sum(self.cost(one) for one in todo if one.family == rung.family))
+        trunks = self.ladder.trunks(rung for rung in rungs if rung not in finished)
         before = len(self.ran)
-        self.run([rung for rung in todo if rung.family == least.family], top=top, whole=whole)
+        some = trunks if self.workers > 1 else sorted(trunks, key=self.cost)[:1]
+        self.run([rung for branches in some for rung in branches], top=top, whole=whole)
         return len(self.ran) > before
 
     def run(self, rungs: list[Rung], *, top: Rung | None = None, whole: int = 0) -> None:
         """Those of some rungs that are not finished and that the seconds left buy."""
         price = self.cost  # as known now; the ladder itself corrects it on the way
         self.ran += self.ladder.climb(
-            rungs, self.kind, seconds=self.left, cost=price, whole=whole, top=top, listen=self.listen
-        )
+            rungs, self.kind, seconds=self.left, cost=price, workers=self.workers, whole=whole, top=top,
+            listen=self.listen,
+        )  # fmt: skip
 
 
 def _check_rate(climbing: _Climbing, rung: Rung) -> float:
@@ -234,7 +254,7 @@ def _check_rate(climbing: _Climbing, rung: Rung) -> float:
     """
     tried = [replace(rung, multiplier=rate) for rate in (1.0, *RATES)]
     have = climbing.finished()
-    if sum(climbing.cost(one) for one in tried if one not in have) > RATE_SHARE * climbing.seconds:
+    if climbing.wall_clock(one for one in tried if one not in have) > RATE_SHARE * climbing.seconds:
         return 1.0
     climbing.run(tried)
     have = climbing.finished()

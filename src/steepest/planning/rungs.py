@@ -7,13 +7,10 @@ have the run's own, or as much of it as the seconds buy:
     D_i = share * ratio * N_i,      ratio = D / N of the run,       N_i a few sizes below the run's
 
 with, besides, a run of half or twice the length of each size (is the loss a power law yet?), and one of another seed (how
-much is luck). Where the run will read its text several times, a rung reads a part of it as many times, so that repeats and
-dropout are the same at every size:
+much is luck). Rungs read their text as it comes, also where the run will read it several times: small parts read often are
+learnt by heart, which tells nothing of a run; what repeats are worth is the law's to say.
 
-    U_i = D_i / epochs
-
-Tokens are rounded to powers of the square root of two and epochs to a few numbers, so that a ladder made for one budget
-serves another.
+Tokens are rounded to powers of the square root of two, so that a ladder made for one budget serves another.
 """
 
 import itertools
@@ -34,10 +31,8 @@ SHARES = (
     0.13,
 )  # of the run's ratio, the largest that leaves three sizes, or else two
 STEPS = (2.0, 2**0.5)  # from one length of a size to the other; the smallest size has the first, for the gate
-TOP_SHARE = 0.8  # of the ladder's seconds, that the largest size may take
 SPACING = 1.25  # least factor from one size of a ladder to the next
 LARGEST = 0.75  # share of the run's parameters that a rung may have
-EPOCHS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 24, 32)
 
 WIDTHS = (32, 64, 96, 128, 192, 256, 320, 384, 512, 640, 768, 1024)  # that a rung may have, heads of 64 or 32
 
@@ -50,7 +45,6 @@ class Rung:
         depth, width: its shape.
         n: matrix parameters, the head among them.
         tokens: trained on, repeats included.
-        epochs: how often it reads its part of the text; 1: as often as it comes.
         seed: of weights and order.
         multiplier: of the rule's learning rate.
     """
@@ -59,7 +53,6 @@ class Rung:
     width: int
     n: int
     tokens: int
-    epochs: int = 1
     seed: int = 0
     multiplier: float = 1.0
 
@@ -68,9 +61,9 @@ class Rung:
         return asdict(self)
 
     @property
-    def family(self) -> tuple[int, int, int, int, float]:
+    def family(self) -> tuple[int, int, int, float]:
         """Rungs that differ in tokens alone."""
-        return self.depth, self.width, self.epochs, self.seed, self.multiplier
+        return self.depth, self.width, self.seed, self.multiplier
 
 
 def rounded_tokens(tokens: float) -> int:
@@ -82,51 +75,44 @@ def rounded_tokens(tokens: float) -> int:
     return round(2 ** (round(FINENESS * math.log2(tokens)) / FINENESS))
 
 
-def rounded_epochs(tokens: float, unique: float) -> int:
-    """How often rungs read their part of the text, for a run that reads its own so often; 1 below one and a half.
-
-    >>> [rounded_epochs(epochs, 1.0) for epochs in (0.2, 1.4, 1.6, 9.2, 100)]
-    [1, 1, 2, 10, 32]
-    """
-    epochs = tokens / max(unique, 1)
-    return 1 if epochs < 1.5 else min(EPOCHS, key=lambda one: abs(math.log(one / epochs)))
-
-
 def design(
     sizes: Sequence[tuple[tuple[int, int], int]],
     *,
     n: int,
     tokens: float,
-    epochs: int,
     seconds: float,
-    cost: Callable[[Rung], float],
+    cost: Callable[[Sequence[Rung]], float],
     least_tokens: int,
+    most_tokens: float = math.inf,
     have: Iterable[Rung] = (),
 ) -> list[Rung]:
     """Rungs for a run of ``n`` parameters and some tokens, cheapest first; empty if the seconds buy no ladder.
 
     Args:
         sizes: shapes and their parameters, from small to large.
-        n, tokens, epochs: of the run.
+        n, tokens: of the run.
         seconds: that the ladder may take.
-        cost: seconds of a rung.
-        least_tokens: of a rung.
+        cost: seconds that some rungs take, trained together.
+        least_tokens, most_tokens: of a rung.
         have: rungs that are finished and cost nothing.
     """
     done = set(have)
     smaller = [(shape, size) for shape, size in sizes if size <= LARGEST * n] or [sizes[0]]
 
-    def price(rung: Rung) -> float:
-        return 0.0 if rung in done else cost(rung)
+    def price(rungs: Sequence[Rung]) -> float:
+        return cost([rung for rung in rungs if rung not in done])
 
     def rung(shape: tuple[int, int], size: int, ratio: float) -> Rung:
-        return Rung(*shape, size, rounded_tokens(max(ratio * size, least_tokens)), epochs)
+        return Rung(*shape, size, rounded_tokens(max(ratio * size, least_tokens)))
 
     for least, step, share in itertools.product((3, 2), STEPS, SHARES):
+        pairs = [
+            (one, _beside(one, least_tokens, STEPS[0] if one.n == smaller[0][1] else step))
+            for one in (rung(shape, size, share * tokens / n) for shape, size in smaller)
+        ]
         spine = _spine(
-            [(one, _beside(one, least_tokens, STEPS[0] if one.n == smaller[0][1] else step))
-             for one in (rung(shape, size, share * tokens / n) for shape, size in smaller)], seconds, price
-        )  # fmt: skip
+            [pair for pair in pairs if max(one.tokens for one in pair) <= most_tokens], seconds, price
+        )
         if len(spine) < least:
             continue
         chosen = [one for pair in spine for one in pair]
@@ -138,10 +124,14 @@ def design(
             longer(first, 0.25),
         ]
         for other in others:
-            affordable = sum(map(price, chosen)) + price(other) <= seconds
-            if other not in chosen and other.tokens >= rounded_tokens(least_tokens) and affordable:
+            affordable = price([*chosen, other]) <= seconds
+            if (
+                other not in chosen
+                and rounded_tokens(least_tokens) <= other.tokens <= most_tokens
+                and affordable
+            ):
                 chosen.append(other)
-        return sorted(chosen, key=cost)
+        return sorted(chosen, key=lambda rung: cost([rung]))
     return []
 
 
@@ -156,19 +146,19 @@ def _beside(rung: Rung, least_tokens: float, step: float) -> Rung:
 
 
 def _spine(
-    sizes: list[tuple[Rung, Rung]], seconds: float, price: Callable[[Rung], float]
+    sizes: list[tuple[Rung, Rung]], seconds: float, price: Callable[[Sequence[Rung]], float]
 ) -> list[tuple[Rung, Rung]]:
-    """Up to four sizes, two lengths each: the largest that can be paid, then spread evenly down to the least."""
-    payable = [pair for pair in sizes if sum(map(price, pair)) <= TOP_SHARE * seconds]
+    """Up to four sizes, two lengths each: the largest that can be paid beside the least, then spread evenly down to that."""
+    payable = [pair for pair in sizes[1:] if price([*pair, *sizes[0]]) <= seconds]
     while payable:
-        spine, least = [payable[-1]], payable[0][0].n
+        spine, least = [payable[-1]], sizes[0][0].n
         for below in (2 / 3, 1 / 3, 0.0):
             wanted = least ** (1 - below) * payable[-1][0].n ** below
-            lower = [pair for pair in payable if pair[0].n * SPACING <= spine[-1][0].n]
+            lower = [pair for pair in [sizes[0], *payable] if pair[0].n * SPACING <= spine[-1][0].n]
             if not lower:
                 break
             spine.append(min(lower, key=lambda pair: abs(math.log(pair[0].n / wanted))))
-        if sum(price(one) for pair in spine for one in pair) <= seconds:
+        if price([one for pair in spine for one in pair]) <= seconds:
             return spine[::-1]
         payable.pop()
     return []

@@ -8,8 +8,12 @@ Runs of a few hundred thousand tokens cannot tell which, and it is most of what 
 drawn, and given it the rest is linear regression with a normal-inverse-gamma posterior. (Box and Cox, "An Analysis of
 Transformations", 1964; what larger runs said of lambda: dev/LOG.md.)
 
-Repeated tokens are worth less here than to large models: D_eff has R around 3 (half a million tokens of 262k and of 175k
-different ones lose 0.9 and 3.8% against fresh ones) where those have 15.
+Repeated tokens are worth the less, the more parameters there are to learn them by heart: D_eff has
+
+    R = 2 (U / N)^(2/3)  times  exp(Normal(0, 0.5)),        U different tokens
+
+which is the 15 of N. Muennighoff et al. (https://arxiv.org/abs/2305.16264) at the twenty tokens a parameter of their runs, and 1 to 3
+where parameters are as many as tokens, as measured here (dev/LOG.md).
 
 It knows no floor and must not be carried far: `trust` takes it away for longer runs, and where the loss of the runs fitted already
 falls more slowly than it did, as it does near a floor.
@@ -31,7 +35,11 @@ BEND, BEND_SPREAD = 0.45, 0.35  # of lambda
 TRUSTED, DISTRUSTED = 8e6, 64e6
 # Last slope over the one before: the early law alone down to the one, not at all from the other on.
 STEADY, SLOWING = 0.85, 0.6
-EARLY_REPEATS, EARLY_REPEATS_SPREAD = 3.0, 0.5  # R of D_eff, and the deviation of its logarithm
+EARLY_REPEATS, CROWDING, EARLY_REPEATS_SPREAD = (
+    2.0,
+    2 / 3,
+    0.5,
+)  # R at N = U, its power of U / N, its logarithm's deviation
 LEAST = 0.05  # share of the geometric mean loss, below which no prediction goes
 
 
@@ -61,8 +69,8 @@ class EarlyLaw(DrawnLaw):
         n, d = np.broadcast_arrays(np.asarray(n, np.float64), np.asarray(d, np.float64))
         a_draw = (-1,) + (1,) * n.ndim
         k, a, b = (part.reshape(a_draw) for part in self.coefficients)
-        repeats = self.repeats(EARLY_REPEATS, EARLY_REPEATS_SPREAD)
-        fresh = effective_tokens(d, unique, repeats.reshape(a_draw))
+        luck = self.repeats(1.0, EARLY_REPEATS_SPREAD)
+        fresh = effective_tokens(d, unique, repeats_worth(n, unique) * luck.reshape(a_draw))
         straight = k - a * np.log(n / self.n0) - b * np.log(fresh / self.d0)
         return self.scale * bent_back(straight, self.bend.reshape(a_draw))
 
@@ -83,7 +91,7 @@ def fit_early(points: Points, prior: Prior | None = None, *, seed: int = 0) -> E
     """
     points.need()
     prior, dice = prior or Prior(), np.random.default_rng(seed)
-    fresh = effective_tokens(points.d, points.unique, EARLY_REPEATS)
+    fresh = effective_tokens(points.d, points.unique, repeats_worth(points.n, points.unique))
     n0, d0 = (float(np.exp(np.log(x).mean())) for x in (points.n, fresh))
     scale = float(np.exp(np.log(points.loss).mean()))
     y = points.loss / scale
@@ -120,6 +128,19 @@ def trust(tokens: ArrayLike, steadiness: float = 1.0) -> Array:
     short = 1.0 - np.log(np.asarray(tokens, np.float64) / TRUSTED) / math.log(DISTRUSTED / TRUSTED)
     steady = (steadiness - SLOWING) / (STEADY - SLOWING)
     return np.asarray(np.clip(short, 0.0, 1.0) * min(max(steady, 0.0), 1.0))
+
+
+def repeats_worth(n: ArrayLike, unique: ArrayLike | None) -> Array:
+    """R of D_eff for models of ``n`` parameters: passes over the text after which one more is worth a third of the first.
+
+    >>> repeats_worth([1e6, 1e6, 1e6], [2e7, 1e6, 1e5]).round(2).tolist()
+    [14.74, 2.0, 0.43]
+    """
+    if unique is None:
+        return np.asarray(EARLY_REPEATS)
+    return np.asarray(
+        EARLY_REPEATS * (np.asarray(unique, np.float64) / np.asarray(n, np.float64)) ** CROWDING
+    )
 
 
 def unbent(y: ArrayLike, bend: ArrayLike) -> Array:

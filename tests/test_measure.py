@@ -1,0 +1,73 @@
+"""The pace of a run: that of its own size and batch; rungs as slow as the slowest of those beside them."""
+
+import os
+from typing import Any
+
+import pytest
+import torch
+
+from steepest.model import TransformerConfig
+from steepest.model.size import n_matrix_parameters
+from steepest.planning import measure
+from steepest.planning.measure import PROBE_TOKENS, WIDE, Pace, own_pace, rung_pace
+from steepest.train.run import RunConfig
+
+CPU = torch.device("cpu")
+OVERHEAD, TOKEN = 0.08, 2e-5  # seconds of a step, and of each token in it
+MODEL = TransformerConfig(vocab_size=256, context=64, depth=1, width=64)
+
+
+class Step:
+    """A step that costs a fixed time and some for each token, without being made."""
+
+    def __init__(self, *, sequences: int, model: TransformerConfig, **more: Any) -> None:
+        self.tokens = sequences * model.context
+
+    def seconds_per_token(self, repeats: int = 3) -> float:
+        return OVERHEAD / self.tokens + TOKEN
+
+
+def given(seconds: float) -> RunConfig:
+    empty = RunConfig()
+    return empty.replace(train=empty.train.replace(time=seconds, device="cpu", dtype="float32", threads=1))
+
+
+@pytest.fixture
+def pace(monkeypatch: pytest.MonkeyPatch) -> Pace:
+    monkeypatch.setattr(measure, "StepProbe", Step)
+    probed = OVERHEAD / PROBE_TOKENS + TOKEN
+    return Pace({n_matrix_parameters(MODEL): probed, 10**7: 10 * probed})
+
+
+def test_a_larger_batch_costs_less_a_token_at_every_size(pace: Pace) -> None:
+    found = own_pace(given(600), MODEL, CPU, pace, 8192)
+    n = n_matrix_parameters(MODEL)
+    assert found.seconds_per_token(n) == pytest.approx(OVERHEAD / 8192 + TOKEN)
+    assert found.seconds_per_token(10**7) == pytest.approx(10 * found.seconds_per_token(n))
+    again = own_pace(given(600), MODEL, CPU, found, 8192)
+    assert again.seconds_per_token(n) == pytest.approx(found.seconds_per_token(n))
+
+
+def test_timing_it_takes_no_more_than_its_share(pace: Pace) -> None:
+    n = n_matrix_parameters(MODEL)
+    # Of 60 seconds 0.6 may go to four steps: 2,048 tokens each, however large the batch.
+    short = own_pace(given(60), MODEL, CPU, pace, 2**16)
+    assert short.seconds_per_token(n) == pytest.approx(pace.seconds_per_token(n))
+    assert own_pace(given(59), MODEL, CPU, pace, 2**16) is pace
+    assert own_pace(given(600), MODEL, torch.device("cuda"), pace, 2**16) is pace
+
+
+def test_rungs_side_by_side_are_as_slow_as_the_slowest(pace: Pace, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = os.getpid()
+
+    def contended(self: Step, repeats: int = 3) -> float:
+        return 1e-5 if os.getpid() == mine else 1e-9 * os.getpid()
+
+    monkeypatch.setattr(Step, "seconds_per_token", contended)
+    wide = MODEL.replace(width=WIDE)
+    alone = rung_pace(given(600), [MODEL, wide], pace)
+    beside = rung_pace(given(600), [MODEL, wide], pace, workers=2)
+    n, many = n_matrix_parameters(MODEL), n_matrix_parameters(wide)
+    assert alone.measured == {n: 1e-5, many: pace.seconds_per_token(many)}
+    assert beside.measured[many] == 2 * pace.seconds_per_token(many)
+    assert beside.measured[n] > 1e-9 * (mine + 1)  # of two later processes the later one
