@@ -62,14 +62,16 @@ def test_repeated_tokens_are_worth_less() -> None:
     fresh, repeated = law.expected(1e6, 5e6), law.expected(1e6, 5e6, 1e6)
     assert repeated > fresh
     worth = float(effective_tokens(5e6, 1e6, 2.0))  # as many parameters as tokens
-    assert repeated == pytest.approx(law.expected(1e6, worth), rel=0.01)
-    assert law.sample(1e6, 5e6, 1e6).std() > law.sample(1e6, worth).std()  # how much less is not sure
+    help_ = 1e6 / (1 + 0.8 / 12)
+    assert repeated == pytest.approx(law.expected(help_, worth), rel=0.01)
+    assert law.sample(1e6, 5e6, 1e6).std() > law.sample(help_, worth).std()  # how much less is not sure
 
 
 def test_the_more_parameters_the_less_repeats_are_worth() -> None:
     law = fit_early(Points.of(N, D, world(BEND, N, D)))
     for n, repeats in ((1e5, 2 * 10 ** (2 / 3)), (1e6, 2.0), (8e6, 0.5)):
-        fresh = law.expected(n, float(effective_tokens(5e6, 1e6, repeats)))
+        help_ = n / (1 + 0.8 * n / 12e6)
+        fresh = law.expected(help_, float(effective_tokens(5e6, 1e6, repeats)))
         assert law.expected(n, 5e6, 1e6) == pytest.approx(fresh, rel=0.012)
     # Short of the text, and without any limit to it, there is nothing to repeat.
     assert law.expected(8e6, 5e6, 5e6) == law.expected(8e6, 5e6) == law.expected(8e6, 5e6, 9e6)
@@ -78,7 +80,8 @@ def test_the_more_parameters_the_less_repeats_are_worth() -> None:
 def test_rungs_that_repeat_their_text_are_fitted_for_what_it_is_worth() -> None:
     unique = 2e5
     fresh = effective_tokens(D, unique, 2 * (unique / N) ** (2 / 3))
-    law = fit_early(Points.of(N, D, world(BEND, N, fresh), unique=np.minimum(D, unique)))
+    help_ = N / (1 + np.maximum(1 - unique / D, 0) * N / (12 * unique))
+    law = fit_early(Points.of(N, D, world(BEND, help_, fresh), unique=np.minimum(D, unique)))
     assert law.expected(1e6, 5e6) == pytest.approx(float(world(BEND, 1e6, 5e6)), rel=0.02)
 
 

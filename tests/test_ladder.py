@@ -16,7 +16,7 @@ from steepest.data import Corpus
 from steepest.errors import TrainingError
 from steepest.optim import OptimConfig
 from steepest.optim.schedules import step_schedule
-from steepest.planning.choose import Circumstances
+from steepest.planning.choose import Circumstances, choose
 from steepest.planning.climb import Branch, Finished, climb, rung_config, thinned
 from steepest.planning.ladder import Ladder
 from steepest.planning.measure import Pace
@@ -241,3 +241,20 @@ def test_a_run_that_goes_on_from_another_has_no_ladder(parts: Any, monkeypatch: 
     where = Circumstances(time.monotonic(), cache=folder / "cache")
     _, record = choosing.choose(long, corpus, kind, where, lambda name, fields: None)
     assert "goes on from another" in record["unpredictable"]
+
+
+def test_a_run_by_the_clock_ends_when_more_would_be_learnt_by_heart(parts: Any) -> None:
+    given, corpus, kind, _ = parts
+    heard: list[Any] = []
+    timed = given.replace(
+        model=build(RunConfig, {"model": {"depth": 1, "width": 32, "context": 32}}).model,
+        train=given.train.replace(time=3600.0),
+    )
+    where = Circumstances(time.monotonic())
+    config, record = choose(
+        timed, corpus, kind, where, lambda name, fields: heard.append(fields.get("event"))
+    )
+    assert "less time is enough" in heard and record["epochs"] == pytest.approx(7.0, rel=0.01)
+    assert config.train.most_steps == pytest.approx(7 * corpus.train_tokens / 128, abs=1)
+    own = timed.replace(train=timed.train.replace(most_steps=10**6))
+    assert choose(own, corpus, kind, where, lambda name, fields: None)[0].train.most_steps == 10**6

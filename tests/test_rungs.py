@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from steepest.model.size import n_matrix_parameters
 from steepest.planning.menu import Menu
 from steepest.planning.promise import best_rate
 from steepest.planning.rungs import Rung, design, rounded_tokens
@@ -95,3 +96,14 @@ def test_a_menu_keeps_the_rule_without_a_law_and_scales_with_the_budget() -> Non
     double = menu.with_budget(time=2.0, data=0.5)
     assert double.tokens[0] == 2 * menu.tokens[0] and double.unique == menu.unique // 2
     assert menu.up_to(3).sizes == menu.sizes[:3] and menu.only(2).sizes == menu.sizes[2:3]
+
+
+def test_a_short_text_is_not_read_for_ever_and_takes_no_large_model() -> None:
+    from steepest.planning.rules import FAMILY, member
+
+    models = tuple(member({"vocab_size": 256, "context": 64}, shape) for shape in FAMILY[:12])
+    menu = Menu(models, tuple(1e14 / (6 * n_matrix_parameters(model)) for model in models), 50_000)
+    assert menu.tokens == (350_000.0,) * 12 and menu.epochs(menu.rule) == 7.0
+    assert 400_000 <= menu.sizes[menu.rule] < 700_000  # the first with eight parameters a token
+    richer = menu.with_budget(data=100.0)
+    assert richer.tokens[-1] == menu.bought[-1] and richer.sizes[richer.rule] > menu.sizes[menu.rule]

@@ -8,6 +8,7 @@
 With a budget in steps, tokens or epochs nothing is measured: the run is a pure function of config and seed.
 """
 
+import math
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +33,7 @@ from steepest.planning.measure import (
 from steepest.planning.menu import Menu
 from steepest.planning.promise import LADDER_SHARE, LEAST_TIME, PLANNING_SHARE, Promise, promise
 from steepest.planning.rules import (
+    MOST_EPOCHS,
     default_batch_tokens,
     default_dropout,
     default_micro_batch,
@@ -244,9 +246,12 @@ def _by_time(
         pace = at_own_batch(pace, 0.0)
     final = menu(pace, 0.0)
     hasty = given.train.memory is None and PREDICTING_SHARE * budget < PREDICTING
-    return _decide(
+    config, record = _decide(
         given, final, found, examples, kind, record, timed=LIKE * max(pace.measured) if hasty else 0
     )
+    if config.train.most_steps != given.train.most_steps:  # more epochs would be learnt by heart
+        listen("event", {"event": "less time is enough", "epochs": MOST_EPOCHS})
+    return config, record
 
 
 def _decide(
@@ -264,9 +269,12 @@ def _decide(
         model = menu.models[index]
         if "dropout" not in given.model.model_fields_set:
             model = model.replace(dropout=default_dropout(menu.epochs(index)))
-        return _settled(
-            given, model, max(1, int(menu.tokens[index])), examples, kind, found.multiplier, timed
-        )
+        tokens = max(1, int(menu.tokens[index]))
+        config, memory = _settled(given, model, tokens, examples, kind, found.multiplier, timed)
+        if tokens < menu.bought[index] and given.train.most_steps is None:
+            steps = math.ceil(tokens / (config.batches.batch_tokens or model.context))
+            config = config.replace(train=config.train.replace(most_steps=steps))
+        return config, memory
 
     while True:
         try:

@@ -62,8 +62,9 @@ class Forecaster:
     def __call__(self, state: TrainState, record: Record) -> None:
         """After a step: forecast if a mark has been passed."""
         total = state.schedule.total_steps
-        budget = self.config.train.time
+        budget, most = self.config.train.time, self.config.train.most_steps
         share = state.seconds / budget if budget else state.step / total if total else 0.0
+        share = max(share, state.step / most if most else 0.0)
         if not self._marks or share < self._marks[0] or state.step < self._not_before:
             return
         total = total or round(state.step / max(share, 1e-9))

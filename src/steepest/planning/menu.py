@@ -1,6 +1,6 @@
 """The menu: sizes that could be trained, and the tokens that the time buys for each of them.
 
-    tokens(N) = share * seconds left / seconds per token(N)
+    tokens(N) = min(share * seconds left / seconds per token(N),  MOST_EPOCHS * tokens of text)
 
 Everything that chooses a size chooses from it: the rule from speed alone, the law by predicted loss.
 """
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from steepest.model import TransformerConfig
 from steepest.model.size import n_matrix_parameters
 from steepest.planning.measure import Pace
-from steepest.planning.rules import FAMILY, allowed_sizes, choose_size, member
+from steepest.planning.rules import FAMILY, allowed_sizes, choose_size, enough_tokens, member
 from steepest.train.run import RunConfig
 
 if TYPE_CHECKING:
@@ -29,12 +29,12 @@ class Menu:
 
     Attributes:
         models: from small to large; one, where the user gave the size.
-        tokens: that each would be trained on.
+        bought: tokens that the time buys for each.
         unique: different tokens there are.
     """
 
     models: tuple[TransformerConfig, ...]
-    tokens: tuple[float, ...]
+    bought: tuple[float, ...]
     unique: int
 
     @classmethod
@@ -54,6 +54,11 @@ class Menu:
         return cls(tuple(models), tuple(bought), unique)
 
     @property
+    def tokens(self) -> tuple[float, ...]:
+        """That each would be trained on: what the time buys, or what is enough for so much text."""
+        return tuple(min(tokens, enough_tokens(self.unique)) for tokens in self.bought)
+
+    @property
     def sizes(self) -> list[int]:
         """Matrix parameters of each."""
         return [n_matrix_parameters(model) for model in self.models]
@@ -61,7 +66,7 @@ class Menu:
     @property
     def rule(self) -> int:
         """Index of the size that the rule takes, from speed alone."""
-        return choose_size(self.sizes, self.tokens, self.unique)
+        return choose_size(self.sizes, self.bought, self.unique)
 
     def best(self, outlook: "Outlook | None") -> int:
         """Index of the size with the least expected loss, near the rule's; the rule's, where nothing is predicted."""
@@ -69,7 +74,7 @@ class Menu:
             return self.rule
         sizes, rule = self.sizes, self.rule
         allowed = [
-            index for index in allowed_sizes(sizes, self.tokens, self.unique)
+            index for index in allowed_sizes(sizes, self.bought, self.unique)
             if 1 / NEAR <= sizes[index] / sizes[rule] <= NEAR
             and abs(self.models[index].depth - self.models[rule].depth) <= DEEPER
         ]  # fmt: skip
@@ -82,13 +87,13 @@ class Menu:
     def with_budget(self, *, time: float = 1.0, data: float = 1.0) -> "Menu":
         """With so many times the time, or the text."""
         return replace(
-            self, tokens=tuple(time * one for one in self.tokens), unique=round(self.unique * data)
+            self, bought=tuple(time * one for one in self.bought), unique=round(self.unique * data)
         )
 
     def only(self, index: int) -> "Menu":
         """Only one of the sizes."""
-        return replace(self, models=self.models[index : index + 1], tokens=self.tokens[index : index + 1])
+        return replace(self, models=self.models[index : index + 1], bought=self.bought[index : index + 1])
 
     def up_to(self, count: int) -> "Menu":
         """Only the ``count`` smallest."""
-        return replace(self, models=self.models[:count], tokens=self.tokens[:count])
+        return replace(self, models=self.models[:count], bought=self.bought[:count])

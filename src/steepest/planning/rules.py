@@ -19,6 +19,7 @@ from steepest.model import TransformerConfig
 from steepest.optim import OptimConfig, default_lr
 
 TOKENS_PER_PARAMETER = 4.0
+# Passes over the text, after which a run by the clock ends, for more would be learnt by heart; parameters a token of text.
 MOST_EPOCHS, LARGEST_SHARE = 7.0, 8.0
 ROW_RATES = {"embedding_lr": 8.0, "head_lr": 2.0}  # with Muon, of text: measured, dev/LOG.md
 MICRO_BATCH_TOKENS = 4096  # tokens whose activations are held at once on a CPU
@@ -35,29 +36,38 @@ def member(fixed: dict[str, Any], shape: tuple[int, int]) -> TransformerConfig:
     return TransformerConfig(**{"depth": shape[0], "width": shape[1], **fixed})
 
 
-def choose_size(sizes: Sequence[int], tokens: Sequence[float], unique: int) -> int:
-    """Which of some sizes to train, given the tokens that each would see in the time there is.
+def choose_size(sizes: Sequence[int], bought: Sequence[float], unique: int) -> int:
+    """Which of some sizes to train, given the tokens that the time buys for each.
 
-    The one whose tokens per parameter are nearest to ``TOKENS_PER_PARAMETER``; but where that would repeat the
-    text more than ``MOST_EPOCHS`` times, a larger one that sees it less often, up to ``LARGEST_SHARE`` parameters
-    a token of text.
+    The one whose tokens per parameter are nearest to ``TOKENS_PER_PARAMETER``; but where that would repeat the text more
+    than ``MOST_EPOCHS`` times, a larger one that sees it less often, up to ``LARGEST_SHARE`` parameters a token of text.
 
-    >>> sizes, tokens = [200_000, 400_000, 800_000, 1_600_000], [4e6, 2e6, 1e6, 5e5]
-    >>> choose_size(sizes, tokens, unique=10_000_000), choose_size(sizes, tokens, unique=200_000)
-    (1, 2)
+    >>> sizes, bought = [200_000, 400_000, 800_000, 1_600_000], [4e6, 2e6, 1e6, 5e5]
+    >>> [choose_size(sizes, bought, unique) for unique in (10_000_000, 200_000, 20_000)]
+    [1, 2, 0]
     """
     return min(
-        allowed_sizes(sizes, tokens, unique),
-        key=lambda index: abs(math.log(tokens[index] / sizes[index] / TOKENS_PER_PARAMETER)),
+        allowed_sizes(sizes, bought, unique),
+        key=lambda index: abs(math.log(bought[index] / sizes[index] / TOKENS_PER_PARAMETER)),
     )
 
 
-def allowed_sizes(sizes: Sequence[int], tokens: Sequence[float], unique: int) -> list[int]:
-    """Indices of the sizes that do not repeat the text too often, or are too large to be asked for less."""
-    return [
-        index for index, size in enumerate(sizes)
-        if tokens[index] <= MOST_EPOCHS * unique or size >= LARGEST_SHARE * unique
-    ] or [len(sizes) - 1]  # fmt: skip
+def allowed_sizes(sizes: Sequence[int], bought: Sequence[float], unique: int) -> list[int]:
+    """Indices of the sizes that do not repeat the text too often; or of the largest that so much text is worth."""
+    largest = next(
+        (index for index, size in enumerate(sizes) if size >= LARGEST_SHARE * unique), len(sizes) - 1
+    )
+    seldom = [index for index in range(largest + 1) if bought[index] <= enough_tokens(unique)]
+    return seldom or [largest]
+
+
+def enough_tokens(unique: int) -> float:
+    """Tokens that are enough for a text of ``unique`` ones.
+
+    >>> enough_tokens(1000)
+    7000.0
+    """
+    return MOST_EPOCHS * unique
 
 
 def default_dropout(epochs: float) -> float:

@@ -13,7 +13,9 @@ Repeated tokens are worth the less, the more parameters there are to learn them 
     R = 2 (U / N)^(2/3)  times  exp(Normal(0, 0.5)),        U different tokens
 
 which is the 15 of N. Muennighoff et al. (https://arxiv.org/abs/2305.16264) at the twenty tokens a parameter of their runs, and 1 to 3
-where parameters are as many as tokens, as measured here (dev/LOG.md).
+where parameters are as many as tokens, as measured here (dev/LOG.md). And more parameters than a repeated text can feed help less:
+
+    N_eff = N / (1 + (1 - U / D) N / (12 U)),        D > U
 
 It knows no floor and must not be carried far: `trust` takes it away for longer runs, and where the loss of the runs fitted already
 falls more slowly than it did, as it does near a floor.
@@ -35,6 +37,7 @@ BEND, BEND_SPREAD = 0.45, 0.35  # of lambda
 TRUSTED, DISTRUSTED = 8e6, 64e6
 # Last slope over the one before: the early law alone down to the one, not at all from the other on.
 STEADY, SLOWING = 0.85, 0.6
+FED = 12.0  # parameters a token of repeated text, of which half help
 EARLY_REPEATS, CROWDING, EARLY_REPEATS_SPREAD = (
     2.0,
     2 / 3,
@@ -71,7 +74,7 @@ class EarlyLaw(DrawnLaw):
         k, a, b = (part.reshape(a_draw) for part in self.coefficients)
         luck = self.repeats(1.0, EARLY_REPEATS_SPREAD)
         fresh = effective_tokens(d, unique, repeats_worth(n, unique) * luck.reshape(a_draw))
-        straight = k - a * np.log(n / self.n0) - b * np.log(fresh / self.d0)
+        straight = k - a * np.log(fed(n, d, unique) / self.n0) - b * np.log(fresh / self.d0)
         return self.scale * bent_back(straight, self.bend.reshape(a_draw))
 
 
@@ -92,10 +95,11 @@ def fit_early(points: Points, prior: Prior | None = None, *, seed: int = 0) -> E
     points.need()
     prior, dice = prior or Prior(), np.random.default_rng(seed)
     fresh = effective_tokens(points.d, points.unique, repeats_worth(points.n, points.unique))
-    n0, d0 = (float(np.exp(np.log(x).mean())) for x in (points.n, fresh))
+    helping = fed(points.n, points.d, points.unique)
+    n0, d0 = (float(np.exp(np.log(x).mean())) for x in (helping, fresh))
     scale = float(np.exp(np.log(points.loss).mean()))
     y = points.loss / scale
-    columns = np.column_stack([np.ones(len(y)), -np.log(points.n / n0), -np.log(fresh / d0)])
+    columns = np.column_stack([np.ones(len(y)), -np.log(helping / n0), -np.log(fresh / d0)])
     bend = BEND + BEND_SPREAD * dice.normal(size=DRAWS)
     # d(straight) = y^lambda d(ln y), so each run's relative noise is the same in ln y: rows are divided by y^lambda.
     weight = y[None, :] ** -bend[:, None]
@@ -141,6 +145,19 @@ def repeats_worth(n: ArrayLike, unique: ArrayLike | None) -> Array:
     return np.asarray(
         EARLY_REPEATS * (np.asarray(unique, np.float64) / np.asarray(n, np.float64)) ** CROWDING
     )
+
+
+def fed(n: ArrayLike, d: ArrayLike, unique: ArrayLike | None) -> Array:
+    """N_eff: parameters that help, where ``d`` tokens come from ``unique`` different ones; all, while no token is repeated.
+
+    >>> fed([1e5, 2.4e6], 1e12, 2e5).round().tolist(), fed(1e6, 1e5, 2e5).item()
+    ([96000.0, 1200000.0], 1000000.0)
+    """
+    n, d = np.asarray(n, np.float64), np.asarray(d, np.float64)
+    if unique is None:
+        return n
+    u = np.asarray(unique, np.float64)
+    return np.asarray(n / (1 + np.maximum(1 - u / d, 0) * n / (FED * u)))
 
 
 def unbent(y: ArrayLike, bend: ArrayLike) -> Array:
