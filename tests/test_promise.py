@@ -27,7 +27,8 @@ from steepest.planning.predict import Outlook, look_out, steepening
 from steepest.planning.rules import member
 from steepest.planning.rungs import Rung
 from steepest.runs import RunFolder
-from steepest.scaling import ChinchillaLaw, Prediction, effective_tokens
+from steepest.scaling import ChinchillaLaw, Prediction
+from steepest.scaling.early import as_fresh
 from steepest.scaling.recorded import value_of
 from steepest.train.run import RunConfig
 from steepest.train.session import Result
@@ -42,27 +43,26 @@ def rung(
     tokens: int,
     *,
     depth: int = 1,
-    epochs: int = 1,
+    text: int = 10**9,
     whole: float = 0.0,
     knee: float = 0.0,
     **more: Any,
 ) -> Finished:
     """A rung on the true law; ``whole``: the whole held-out text is so much harder; ``knee``: tokens of a plateau's end."""
     d = tokens * 2.0 ** np.arange(-4, 0.01, 0.25)
-    unique = tokens // epochs
-    losses = TRUE(n, effective_tokens(d, unique))
+    losses = TRUE(*as_fresh(n, d, text))
     if knee:
         losses = losses + 2.0 / (1 + (d / knee) ** 2)
     curve = tuple((int(at), float(loss)) for at, loss in zip(d, losses, strict=True))
     part = {"loss": float(losses[-1]), "bits_per_byte": UNIT * float(losses[-1])}
     larger = {name: value * (1 + whole) for name, value in part.items()} if whole else {}
-    return Finished(Rung(depth, 64, n, tokens, **more), tokens, unique, 0.0, 1024, 0.01, part, larger, 9999,
+    return Finished(Rung(depth, 64, n, tokens, **more), tokens, text, 0.0, 1024, 0.01, part, larger, 9999,
                     1.0, 1e-5, curve)  # fmt: skip
 
 
-def rungs(epochs: int = 1, **more: Any) -> list[Finished]:
+def rungs(text: int = 10**9, **more: Any) -> list[Finished]:
     sizes = [(80_000, 320_000), (180_000, 720_000), (230_000, 900_000), (80_000, 160_000), (80_000, 640_000)]
-    return [rung(n, tokens, epochs=epochs, **more) for n, tokens in sizes]
+    return [rung(n, tokens, text=text, **more) for n, tokens in sizes]
 
 
 def outlook(found: list[Finished], **more: Any) -> Outlook:
@@ -86,11 +86,11 @@ def late(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("late")
-@pytest.mark.parametrize("epochs", [1, 6])
-def test_the_promise_is_the_true_loss_in_bits_per_byte(epochs: int) -> None:
-    told = outlook(rungs(epochs))
-    true = UNIT * float(TRUE(900_000, effective_tokens(4e6, 4e6 / epochs)))
-    found = told.predict(900_000, 4e6, 4e6 / epochs)
+@pytest.mark.parametrize("text", [10**9, 700_000])
+def test_the_promise_is_the_true_loss_in_bits_per_byte(text: int) -> None:
+    told = outlook(rungs(text))
+    true = UNIT * float(TRUE(*as_fresh(900_000, 4e6, text)))
+    found = told.predict(900_000, 4e6, text)
     assert found.median == pytest.approx(true, rel=0.03)
     assert found.low95 < found.low80 < true < found.high80 < found.high95
 
@@ -290,6 +290,16 @@ def test_a_promise_is_one_more_observation() -> None:
     unsure = {"value": 1.1 * alone["value"], "low": 0.5 * alone["value"], "high": 2.4 * alone["value"]}
     assert forecast(lines(300), FACTORS, sure, 0.5)["value"] == pytest.approx(sure["value"], rel=0.005)
     assert forecast(lines(300), FACTORS, unsure, 0.5)["value"] == pytest.approx(alone["value"], rel=0.005)
+
+
+def test_text_read_again_brings_less_and_the_end_is_less_sure() -> None:
+    fresh, again = (forecast(lines(250), FACTORS, None, epochs, 4.0 / epochs) for epochs in (1.0, 7.0))
+    assert fresh == forecast(lines(250), FACTORS, None, 1.0)
+    assert again["value"] > 1.03 * fresh["value"]
+    assert again["high"] / again["low"] > fresh["high"] / fresh["low"]
+    assert again["low"] < fresh["value"] < again["value"]
+    # Before its text is read out a run knows nothing of it.
+    assert forecast(lines(250), FACTORS, None, 0.5, 100.0) == fresh
 
 
 @pytest.mark.usefixtures("by_curve")

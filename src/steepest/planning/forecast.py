@@ -2,7 +2,8 @@ r"""While a run goes on its promise is renewed, and at its end it is kept or bro
 
 At a quarter, half and three quarters of the run its end is foretold. Where the rate falls all along, as it does by default,
 runs are alike: the share of the held-out loss that is still to fall at a share of the steps was nearly the same in all
-that were measured (``STILL_TO_FALL``; dev/LOG.md), so the last evaluations say where the run ends. Under other schedules the
+that were measured (``STILL_TO_FALL``; dev/LOG.md), so the last evaluations say where the run ends; where text repeats, what new
+text would still bring is left out by half, and is in the interval as a whole. Under other schedules the
 law of the run's own curve (``scaling/curve.py``) is fitted to its training losses and extrapolated along the rest of the
 schedule, with the ratio of held-out to training loss seen so far; where text repeats its trend is carried on half way.
 The plan's prediction counts as one more observation:
@@ -24,7 +25,8 @@ from steepest.errors import DataError
 from steepest.planning.ledger import Ledger
 from steepest.planning.predict import Z80
 from steepest.runs import RunFolder
-from steepest.scaling import effective_tokens, fit_curve
+from steepest.scaling import fit_curve
+from steepest.scaling.early import as_fresh
 from steepest.scaling.recorded import value_of
 from steepest.train.loop import Record
 from steepest.train.run import Listener, RunConfig
@@ -41,6 +43,7 @@ STILL_TO_FALL = (
     (0.0, -0.4, 0.2), (0.25, -0.178, 0.05), (0.4, -0.115, 0.03), (0.5, -0.088, 0.02), (0.6, -0.06, 0.015), (0.75, -0.0315, 0.009),
     (0.85, -0.0165, 0.006), (0.95, -0.004, 0.004), (1.0, 0.0, 0.002),
 )  # fmt: skip
+BY_NEW_TEXT = 0.08  # of that, for each e-fold of tokens
 
 
 class Forecaster:
@@ -71,8 +74,9 @@ class Forecaster:
         factors = [state.schedule.factor(step) for step in range(total)]
         try:
             found = forecast(
-                self.folder.read_metrics(), factors, self.plan.get("prediction"), self.plan.get("epochs", 1.0)
-            )
+                self.folder.read_metrics(), factors, self.plan.get("prediction"), self.plan.get("epochs", 1.0),
+                self.plan.get("matrix_parameters", 0) / max(self.plan.get("tokens", 0), 1),
+            )  # fmt: skip
         except (
             DataError,
             ValueError,
@@ -92,6 +96,7 @@ def forecast(
     factors: Sequence[float],
     promised: Mapping[str, Any] | None,
     epochs: float,
+    parameters: float = 0.0,
 ) -> dict[str, Any]:
     """Where a run will end, in bits per byte: median, ends of the 80 % interval, and the curve's own word.
 
@@ -100,6 +105,7 @@ def forecast(
         factors: share of the peak rate at every step of the whole run.
         promised: the plan's prediction.
         epochs: of the whole run.
+        parameters: for each of its tokens.
 
     Raises:
         DataError: too few losses, or nothing held out, to extrapolate from; or an end too open to tell.
@@ -110,7 +116,10 @@ def forecast(
     if not seen:
         raise DataError("no evaluation on held-out text yet; hold some out, or evaluate more often")
     like = falls_all_along(factors)
-    own, own_spread = _by_likeness(seen, len(factors)) if like else _by_curve(lines, seen, factors, epochs)
+    if like:
+        own, own_spread = _by_likeness(seen, len(factors), epochs, parameters * epochs)
+    else:
+        own, own_spread = _by_curve(lines, seen, factors, epochs)
     value, deviation = own, own_spread
     if promised:
         prior = math.log(promised["value"])
@@ -138,16 +147,33 @@ def falls_all_along(factors: Sequence[float]) -> bool:
     return all(low <= factors[int(share * total)] <= high for share, low, high in ends)
 
 
-def _by_likeness(seen: Sequence[Mapping[str, Any]], total: int) -> tuple[float, float]:
+def _by_likeness(
+    seen: Sequence[Mapping[str, Any]], total: int, epochs: float, crowd: float
+) -> tuple[float, float]:
     """ln of the loss at the end and its deviation, from the last evaluations and what runs still gain from there."""
     shares, falls, spreads = (list(column) for column in zip(*STILL_TO_FALL, strict=True))
     last = seen[-3:]
     at = np.array([min(line["step"] / total, 1.0) for line in last])
-    ends = np.log([line["evaluation"][METRIC] for line in last]) + np.interp(at, shares, falls)
-    deviations = np.interp(at, shares, spreads)
+    lost = 0.5 * np.array([_lost_by_repeats(share, epochs, crowd) for share in at.tolist()])
+    ends = np.log([line["evaluation"][METRIC] for line in last]) + np.interp(at, shares, falls) + lost
+    deviations = np.hypot(np.interp(at, shares, spreads), lost)
     apart = float(np.std(ends)) if len(last) > 1 else 0.0
     value = float(np.average(ends, weights=deviations**-2.0))
     return value, math.hypot(float(deviations[-1]), apart)
+
+
+def _lost_by_repeats(share: float, epochs: float, crowd: float) -> float:
+    """What ln of the loss would still fall by new text from a share of the run on, and does not by text read again.
+
+    Args:
+        epochs: of the whole run.
+        crowd: parameters a different token.
+
+    >>> _lost_by_repeats(0.25, 1.0, 4.0), round(_lost_by_repeats(0.25, 7.0, 4.0), 3)
+    (0.0, 0.096)
+    """
+    worth = [float(as_fresh(max(crowd, 0.01), part * epochs, 1.0)[1]) for part in (share, 1.0)]
+    return max(0.0, BY_NEW_TEXT * (-math.log(share) - math.log(worth[1] / worth[0])))
 
 
 def _by_curve(
@@ -238,7 +264,7 @@ def _for_tokens(plan: Mapping[str, Any], tokens: int) -> float:
     law, promised = plan["law"], plan["prediction"]
 
     def at(seen: float) -> float:
-        fresh = float(effective_tokens(seen, max(plan["tokens"] / plan["epochs"], 1.0)))
-        return value_of(law, promised["matrix_parameters"], fresh) or math.nan
+        unique = max(plan["tokens"] / plan["epochs"], 1.0)
+        return value_of(law, *map(float, as_fresh(promised["matrix_parameters"], seen, unique))) or math.nan
 
     return float(promised["value"]) * at(tokens) / at(promised["tokens"])

@@ -33,7 +33,7 @@ from steepest.scaling import (
     judge_ladder,
 )
 from steepest.scaling.draws import widened
-from steepest.scaling.early import trust
+from steepest.scaling.early import as_fresh, trust
 from steepest.scaling.laws import Array
 from steepest.scaling.points import LEAST_POINTS, LEAST_SIZES
 from steepest.scaling.prediction import summarize
@@ -75,7 +75,8 @@ class Outlook:
         """Bits per byte of a run of ``n`` parameters that trains on about ``tokens``, ``unique`` of them different."""
         assert self.law is not None and self.early is not None
         different = _unique(tokens, unique)
-        late, soon = (law.sample(n, tokens, different) for law in (self.law, self.early))
+        alone, fresh = (float(value) for value in as_fresh(n, tokens, different))
+        late, soon = self.law.sample(alone, fresh), self.early.sample(n, tokens, different)
         many = round(float(trust(tokens, self.steadiness)) * soon.size)
         draws = widened(np.concatenate([soon[:many], late[many:]]), self.multiplier * self.doubt)
         told = summarize(draws, self.law.extrapolation(n, tokens)).scaled(self.unit)
@@ -86,7 +87,7 @@ class Outlook:
     def expected(self, n: ArrayLike, tokens: ArrayLike, unique: ArrayLike) -> Array:
         """Mean of the loss in nats per token, of any shape."""
         assert self.law is not None and self.early is not None
-        late, soon = (law.expected(n, tokens, unique) for law in (self.law, self.early))
+        late, soon = self.law.expected(*as_fresh(n, tokens, unique)), self.early.expected(n, tokens, unique)
         part = trust(tokens, self.steadiness)
         return np.asarray((1 - part) * late + part * soon)
 
@@ -175,7 +176,7 @@ def look_out(
         steadiness = min(held, default=1.0)
         doubted = doubt(passed, steadiness)
         points = points_of(passed, scale)
-        law, early = fit_bayes(points), fit_early(points)
+        law, early = _fit_late(points), fit_early(points)
     unit = whole["bits_per_byte"] / whole["loss"]
     return Outlook(verdict, tuple(comparable), law, early, steadiness, unit, multiplier, doubted)
 
@@ -204,8 +205,11 @@ def doubt(rungs: Sequence[Finished], steadiness: float = 1.0) -> float:
     if len(rest) < LEAST_POINTS or len({one.rung.n for one in rest}) < LEAST_SIZES:
         return 1.0
     top = rungs[-1]
-    fit = fit_early if trust(top.tokens, steadiness) > 0.5 else fit_bayes
-    told = fit(points_of(rest)).predict(top.rung.n, top.tokens, min(top.unique, top.tokens))
+    unique = min(top.unique, top.tokens)
+    if trust(top.tokens, steadiness) > 0.5:
+        told = fit_early(points_of(rest)).predict(top.rung.n, top.tokens, unique)
+    else:
+        told = _fit_late(points_of(rest)).predict(*map(float, as_fresh(top.rung.n, top.tokens, unique)))
     off = math.log(top.loss / told.median)
     half = math.log((told.high80 if off > 0 else told.low80) / told.median)
     return min(max(1.0, abs(off / half)), MOST_DOUBT)
@@ -217,6 +221,11 @@ def points_of(rungs: Sequence[Finished], scale: float = 1.0) -> Points:
         [one.rung.n for one in rungs], [one.tokens for one in rungs], [scale * one.loss for one in rungs],
         unique=[min(one.unique, one.tokens) for one in rungs],
     )  # fmt: skip
+
+
+def _fit_late(points: Points) -> BayesLaw:
+    """The sum of power laws, of fresh tokens: what repeats are worth is as the early law has it."""
+    return fit_bayes(Points.of(*as_fresh(points.n, points.d, points.unique), points.loss))
 
 
 def _unique(tokens: float, unique: float) -> float:

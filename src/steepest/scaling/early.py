@@ -147,6 +147,15 @@ def repeats_worth(n: ArrayLike, unique: ArrayLike | None) -> Array:
     )
 
 
+def as_fresh(n: ArrayLike, d: ArrayLike, unique: ArrayLike | None) -> tuple[Array, Array]:
+    """N_eff and D_eff: a run on fresh tokens that is worth as much, for a law that knows no repeats.
+
+    >>> [one.round().item() for one in as_fresh(1e6, 5e6, 1e6)], [one.item() for one in as_fresh(1e6, 5e6, 9e6)]
+    ([937500.0, 2729329.0], [1000000.0, 5000000.0])
+    """
+    return fed(n, d, unique), effective_tokens(d, unique, repeats_worth(n, unique))
+
+
 def fed(n: ArrayLike, d: ArrayLike, unique: ArrayLike | None) -> Array:
     """N_eff: parameters that help, where ``d`` tokens come from ``unique`` different ones; all, while no token is repeated.
 
