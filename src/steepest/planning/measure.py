@@ -117,7 +117,7 @@ def rung_pace(given: RunConfig, models: Sequence[TransformerConfig], pace: Pace,
 
     def measured() -> Iterator[dict[int, float]]:
         yield {
-            size: StepProbe(**_probe(given, model, device, SETTLING_TOKENS)).seconds_per_token()
+            size: StepProbe(**_probe(given, model, device, SETTLING_TOKENS)).seconds_per_token(repeats=2)
             for size, model in sizes.items() if model.width < WIDE
         }  # fmt: skip
 

@@ -32,7 +32,7 @@ from steepest.planning.rungs import WIDTHS, Rung, design, rounded_tokens
 from steepest.train.kinds import Kind
 from steepest.train.run import Listener, RunConfig, resolve_device
 
-LADDER_SHARE = 0.1  # of the whole time
+LADDER_SHARE = 0.105  # of the whole time
 PLANNING_SHARE = 0.12  # of the whole time, that measuring and ladder may take together
 LEAST_TIME = 240.0  # seconds, below which neither rungs nor the run's own curve tell anything
 RATE_SHARE = 0.15  # of the ladder's seconds, that the learning-rate check may take
@@ -123,14 +123,19 @@ def promise(
         return Promise(
             reason="measuring took the seconds of the ladder, so busy is this machine; give more time"
         )
-    deepest = menu.models[menu.rule].depth
-    for depth in range(deepest, math.ceil(SHALLOWEST * deepest) - 1, -1):
+    deepest, rungs = menu.models[menu.rule].depth, list[Rung]()
+    for depth in range(math.ceil(SHALLOWEST * deepest), deepest + 1):
+        before = sizes, climbing.pace
         shapes = [model for model in _shapes(given, fixed, depth) if n_matrix_parameters(model) <= n]
         sizes = [((model.depth, model.width), n_matrix_parameters(model)) for model in shapes]
         climbing.measure(shapes, pace)
-        if rungs := longest():
+        deeper = longest()
+        if not deeper:
+            if rungs:  # those of one layer less
+                sizes, climbing.pace = before
             break
-    else:
+        rungs = deeper
+    if not rungs:
         return Promise(
             reason=f"{seconds:.0f}s buy no ladder of small runs here; {_enough(designed, seconds)}"
         )
@@ -168,21 +173,22 @@ class _Climbing:
 
     def __init__(self, ladder: Ladder, kind: Kind, pace: Pace, seconds: float, listen: Listener) -> None:
         self.ladder, self.kind, self.pace, self.seconds, self.listen = ladder, kind, pace, seconds, listen
-        self.began, self.workers = time.monotonic(), 1
+        self.began = time.monotonic()
+        self.workers: int | None = None  # trunks at a time; not known yet
         self.ran: list[Finished] = []
 
     def measure(self, models: list[TransformerConfig], pace: Pace) -> None:
-        """How fast rungs of some shapes train, one after the other and side by side; the way that trains more is taken."""
+        """How fast rungs of some shapes train; the first time also whether one after the other or side by side trains more."""
         given = self.ladder.given
-        self.pace, self.workers = rung_pace(given, models, pace), most_workers(given)
-        if self.workers == 1:
-            return
-        beside = rung_pace(given, models, pace, workers=self.workers)
-        smallest = min(beside.measured)
-        if self.workers * self.pace.measured[smallest] < WORTH * beside.measured[smallest]:
-            self.workers = 1
-        else:
-            self.pace = beside
+        if self.workers is None:
+            self.workers, smallest = most_workers(given), models[:1]
+            if self.workers > 1:
+                (alone,), (beside,) = (
+                    rung_pace(given, smallest, pace, workers=workers).measured.values()
+                    for workers in (1, self.workers)
+                )
+                self.workers = self.workers if self.workers * alone > WORTH * beside else 1
+        self.pace = rung_pace(given, models, pace, workers=self.workers)
 
     @property
     def left(self) -> float:
@@ -211,7 +217,7 @@ class _Climbing:
 
     def wall_clock(self, rungs: Iterable[Rung]) -> float:
         """Seconds that some rungs take, side by side where that is worth it."""
-        return wall_clock(map(self.cost, self.ladder.trunks(rungs)), self.workers)
+        return wall_clock(map(self.cost, self.ladder.trunks(rungs)), self.workers or 1)
 
     def price(self, rungs: list[Rung], multiplier: float) -> float:
         """Seconds that those of some rungs take that are not finished."""
@@ -234,7 +240,7 @@ class _Climbing:
         finished = self.finished()
         trunks = self.ladder.trunks(rung for rung in rungs if rung not in finished)
         before = len(self.ran)
-        some = trunks if self.workers > 1 else sorted(trunks, key=self.cost)[:1]
+        some = trunks if (self.workers or 1) > 1 else sorted(trunks, key=self.cost)[:1]
         self.run([rung for branches in some for rung in branches], top=top, whole=whole)
         return len(self.ran) > before
 
@@ -242,7 +248,7 @@ class _Climbing:
         """Those of some rungs that are not finished and that the seconds left buy."""
         price = self.cost  # as known now; the ladder itself corrects it on the way
         self.ran += self.ladder.climb(
-            rungs, self.kind, seconds=self.left, cost=price, workers=self.workers, whole=whole, top=top,
+            rungs, self.kind, seconds=self.left, cost=price, workers=self.workers or 1, whole=whole, top=top,
             listen=self.listen,
         )  # fmt: skip
 
