@@ -1,6 +1,6 @@
 r"""The early law: what small models do in their first few million tokens, long before their floor is in sight.
 
-    (L^lambda - 1) / lambda  =  k - a ln N - b ln D_eff  (1 + noise),        lambda ~ Normal(0.45, 0.35)
+    (L^lambda - 1) / lambda  =  k - a ln N - b ln D_eff  (1 + noise),        lambda ~ Normal(0.6, 0.3)
 
 There the loss falls faster than every sum of power laws that fits the same short runs: with each octave of tokens by
 something between a constant share of itself (lambda = 0, which is ln L) and a constant number of bits (lambda = 1).
@@ -32,7 +32,7 @@ from steepest.scaling.laws import Array, effective_tokens
 from steepest.scaling.points import Points
 from steepest.scaling.posterior import Prior
 
-BEND, BEND_SPREAD = 0.45, 0.35  # of lambda
+BEND, BEND_SPREAD = 0.6, 0.3  # of lambda
 # Tokens of a run: the early law alone up to the one, not at all from the other on.
 TRUSTED, DISTRUSTED = 8e6, 64e6
 # Last slope over the one before: the early law alone down to the one, not at all from the other on.
