@@ -275,7 +275,7 @@ def test_a_run_that_takes_more_than_its_limit_is_split_anew(
         (-5, "more than 0 bytes"),
         (
             "1MB",
-            r"nothing fits 1 MB: the least of all splits needs \d+ MB, .*reversible.*, which needs \d+ MB",
+            r"nothing fits 1 MB: the least of all splits needs [\d,]+ MB, .*reversible.*, which needs [\d,]+ MB",
         ),
     ],
 )
