@@ -271,7 +271,7 @@ def _decide(
             model = model.replace(dropout=default_dropout(menu.epochs(index)))
         tokens = max(1, int(menu.tokens[index]))
         config, memory = _settled(given, model, tokens, examples, kind, found.multiplier, timed)
-        if tokens < menu.bought[index] and given.train.most_steps is None:
+        if menu.tokens[index] < menu.bought[index] and given.train.most_steps is None:
             steps = math.ceil(tokens / (config.batches.batch_tokens or model.context))
             config = config.replace(train=config.train.replace(most_steps=steps))
         return config, memory
