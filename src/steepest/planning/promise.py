@@ -142,7 +142,9 @@ def promise(
     listen(
         "ladder", {"rungs": rungs, "seconds": seconds, "reused": len(set(climbing.finished()) & set(rungs))}
     )
-    first = min(rungs, key=lambda rung: rung.n * rung.tokens)  # by compute, so that it is the same the next time
+    first = min(
+        rungs, key=lambda rung: rung.n * rung.tokens
+    )  # by compute, so that it is the same the next time
     multiplier = _check_rate(climbing, first) if given.optim.lr is None else 1.0
     while True:
         # After each it is known better what rungs take, and how long they must be.
