@@ -129,7 +129,7 @@ def rung_pace(given: RunConfig, models: Sequence[TransformerConfig], pace: Pace,
                 crew.start(measured)
             told = list(crew.results())
         narrow = {size: max(one[size] for one in told) for size in told[0]}
-    # A wide one has as many operations for a core as a narrow one side by side has, so it loses as much.
+    # A wide one keeps all cores busy alone, so on its share of them it is as many times as slow.
     return Pace({size: narrow.get(size, workers * pace.seconds_per_token(size)) for size in sizes})
 
 

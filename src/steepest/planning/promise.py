@@ -124,11 +124,13 @@ def promise(
             reason="measuring took the seconds of the ladder, so busy is this machine; give more time"
         )
     deepest, rungs = menu.models[menu.rule].depth, list[Rung]()
-    for depth in range(math.ceil(SHALLOWEST * deepest), deepest + 1):
+    shallowest = math.ceil(SHALLOWEST * deepest)
+    climbing.choose_workers(_shapes(given, fixed, shallowest)[:1], pace)
+    for depth in range(shallowest, deepest + 1):
         before = sizes, climbing.pace
         shapes = [model for model in _shapes(given, fixed, depth) if n_matrix_parameters(model) <= n]
         sizes = [((model.depth, model.width), n_matrix_parameters(model)) for model in shapes]
-        climbing.measure(shapes, pace)
+        climbing.pace = rung_pace(given, shapes, pace, workers=climbing.workers)
         deeper = longest()
         if not deeper:
             if rungs:  # those of one layer less
@@ -142,9 +144,8 @@ def promise(
     listen(
         "ladder", {"rungs": rungs, "seconds": seconds, "reused": len(set(climbing.finished()) & set(rungs))}
     )
-    first = min(
-        rungs, key=lambda rung: rung.n * rung.tokens
-    )  # by compute, so that it is the same the next time
+    # By compute and not by the clock, so that it is the same the next time.
+    first = min(rungs, key=lambda rung: rung.n * rung.tokens)
     multiplier = _check_rate(climbing, first) if given.optim.lr is None else 1.0
     while True:
         # After each it is known better what rungs take, and how long they must be.
@@ -175,22 +176,17 @@ class _Climbing:
 
     def __init__(self, ladder: Ladder, kind: Kind, pace: Pace, seconds: float, listen: Listener) -> None:
         self.ladder, self.kind, self.pace, self.seconds, self.listen = ladder, kind, pace, seconds, listen
-        self.began = time.monotonic()
-        self.workers: int | None = None  # trunks at a time; not known yet
+        self.began, self.workers = time.monotonic(), 1
         self.ran: list[Finished] = []
 
-    def measure(self, models: list[TransformerConfig], pace: Pace) -> None:
-        """How fast rungs of some shapes train; the first time also whether one after the other or side by side trains more."""
-        given = self.ladder.given
-        if self.workers is None:
-            self.workers, smallest = most_workers(given), models[:1]
-            if self.workers > 1:
-                (alone,), (beside,) = (
-                    rung_pace(given, smallest, pace, workers=workers).measured.values()
-                    for workers in (1, self.workers)
-                )
-                self.workers = self.workers if self.workers * alone > WORTH * beside else 1
-        self.pace = rung_pace(given, models, pace, workers=self.workers)
+    def choose_workers(self, smallest: list[TransformerConfig], pace: Pace) -> None:
+        """Whether trunks train more one after the other or side by side, as steps of the smallest tell."""
+        given, workers = self.ladder.given, most_workers(self.ladder.given)
+        if workers > 1:
+            (alone,), (beside,) = (
+                rung_pace(given, smallest, pace, workers=some).measured.values() for some in (1, workers)
+            )
+            self.workers = workers if workers * alone > WORTH * beside else 1
 
     @property
     def left(self) -> float:
@@ -219,7 +215,7 @@ class _Climbing:
 
     def wall_clock(self, rungs: Iterable[Rung]) -> float:
         """Seconds that some rungs take, side by side where that is worth it."""
-        return wall_clock(map(self.cost, self.ladder.trunks(rungs)), self.workers or 1)
+        return wall_clock(map(self.cost, self.ladder.trunks(rungs)), self.workers)
 
     def price(self, rungs: list[Rung], multiplier: float) -> float:
         """Seconds that those of some rungs take that are not finished."""
@@ -242,7 +238,7 @@ class _Climbing:
         finished = self.finished()
         trunks = self.ladder.trunks(rung for rung in rungs if rung not in finished)
         before = len(self.ran)
-        some = trunks if (self.workers or 1) > 1 else sorted(trunks, key=self.cost)[:1]
+        some = trunks if self.workers > 1 else sorted(trunks, key=self.cost)[:1]
         self.run([rung for branches in some for rung in branches], top=top, whole=whole)
         return len(self.ran) > before
 
@@ -250,7 +246,7 @@ class _Climbing:
         """Those of some rungs that are not finished and that the seconds left buy."""
         price = self.cost  # as known now; the ladder itself corrects it on the way
         self.ran += self.ladder.climb(
-            rungs, self.kind, seconds=self.left, cost=price, workers=self.workers or 1, whole=whole, top=top,
+            rungs, self.kind, seconds=self.left, cost=price, workers=self.workers, whole=whole, top=top,
             listen=self.listen,
         )  # fmt: skip
 

@@ -20,7 +20,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 FINENESS = 2.0  # rungs of tokens in an octave
-LEAST_STEPS = 100  # of a rung
 SHARES = (
     1.0,
     0.71,

@@ -38,11 +38,8 @@ TRUSTED, DISTRUSTED = 8e6, 64e6
 # Last slope over the one before: the early law alone down to the one, not at all from the other on.
 STEADY, SLOWING = 0.85, 0.6
 FED = 12.0  # parameters a token of repeated text, of which half help
-EARLY_REPEATS, CROWDING, EARLY_REPEATS_SPREAD = (
-    2.0,
-    2 / 3,
-    0.5,
-)  # R at N = U, its power of U / N, its logarithm's deviation
+EARLY_REPEATS, EARLY_REPEATS_SPREAD = 2.0, 0.5  # R of D_eff where N = U, and the deviation of its logarithm
+CROWDING = 2 / 3  # power of U / N in R
 LEAST = 0.05  # share of the geometric mean loss, below which no prediction goes
 
 
@@ -94,8 +91,7 @@ def fit_early(points: Points, prior: Prior | None = None, *, seed: int = 0) -> E
     """
     points.need()
     prior, dice = prior or Prior(), np.random.default_rng(seed)
-    fresh = effective_tokens(points.d, points.unique, repeats_worth(points.n, points.unique))
-    helping = fed(points.n, points.d, points.unique)
+    helping, fresh = as_fresh(points.n, points.d, points.unique)
     n0, d0 = (float(np.exp(np.log(x).mean())) for x in (helping, fresh))
     scale = float(np.exp(np.log(points.loss).mean()))
     y = points.loss / scale
