@@ -23,6 +23,7 @@ from steepest.report.heat_map import BOUND, VIRIDIS, gradient_flow_figure, png
 from steepest.report.ladder_chart import Rung, ladder_figure, ladder_points
 from steepest.report.plot import Axis, Plot, thin
 from steepest.runs import RunFolder
+from steepest.scaling.early import as_fresh
 from steepest.scaling.recorded import value_of
 
 VOID = ("meta", "link", "input", "br")
@@ -179,6 +180,24 @@ def test_ladder_and_law_are_read_as_they_were_written(tmp_path: Path) -> None:
     figure = ladder_figure(run)
     assert figure is not None and figure.views[""].count("hollow") == 2
     assert value_of(run.plan["law"], 3e5, 4e5) == pytest.approx(law(3e5, 4e5))
+
+
+def test_the_law_is_drawn_for_text_that_is_read_again(tmp_path: Path) -> None:
+    """The line of the run's own size ends at what its repeats are worth, not where new text would have led."""
+    folder = write_run(tmp_path)
+    plan = json.loads(folder.plan.read_text())
+    recorded = plan["law"]
+    worth = [float(value) for value in as_fresh(6e5, 2e5, 2.5e4)]
+    assert value_of(recorded, 6e5, 2e5, 2.5e4) == pytest.approx(law(*worth))
+    ends = []
+    for epochs in (1.0, 8.0):
+        folder.write_json(folder.plan, plan | {"epochs": epochs})
+        figure = ladder_figure(read_run(folder))
+        assert figure is not None
+        line = re.search(r"<[^>]*c0 dashed[^>]*>", figure.views[""])
+        assert line
+        ends.append(float(re.findall(r"[-\d.]+", re.search(r'(?:points|d)="([^"]*)"', line[0])[1])[-1]))  # type: ignore[index]
+    assert ends[1] < ends[0] - 3  # pixels from the top: a higher loss
 
 
 @pytest.mark.parametrize(

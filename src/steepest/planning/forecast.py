@@ -265,6 +265,6 @@ def _for_tokens(plan: Mapping[str, Any], tokens: int) -> float:
 
     def at(seen: float) -> float:
         unique = max(plan["tokens"] / plan["epochs"], 1.0)
-        return value_of(law, *map(float, as_fresh(promised["matrix_parameters"], seen, unique))) or math.nan
+        return value_of(law, promised["matrix_parameters"], seen, unique) or math.nan
 
     return float(promised["value"]) * at(tokens) / at(promised["tokens"])

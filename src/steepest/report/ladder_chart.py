@@ -44,6 +44,8 @@ def ladder_figure(run: RunRecord) -> Figure | None:
     prediction, found = prediction_of(run), reached(run)
     tokens = number(run.last.get("tokens")) or number(told.get("tokens"))
     size = number(told.get("matrix_parameters"))
+    planned, epochs = number(run.plan.get("tokens")), number(run.plan.get("epochs"))
+    different = planned / epochs if planned and epochs else None
     values = [point.loss for point in points] + ([prediction.low, prediction.high] if prediction else [])
     x_low, x_high = scale_over(
         [point.tokens for point in points] + ([tokens] if tokens else []), log=True, margin=0.08
@@ -53,7 +55,7 @@ def ladder_figure(run: RunRecord) -> Figure | None:
     legend = []
     for i, (count, rungs) in enumerate(sorted(by_size.items())):
         style = f"c{i % 6}"
-        plot.line(_drawn(law, count, x_low, x_high), f"{style} thin")
+        plot.line(_drawn(law, count, different, x_low, x_high), f"{style} thin")
         for passed in (True, False):
             some = [rung for rung in rungs if rung.passed is passed]
             names = [f"{in_count(rung.size)} parameters, {in_count(rung.tokens)} tokens: {plain(rung.loss)}"
@@ -62,7 +64,7 @@ def ladder_figure(run: RunRecord) -> Figure | None:
             plot.dots(at, style if passed else f"{style} hollow", radius=4, names=names)
         legend.append((style, f"{in_count(count)} parameters"))
     if size:
-        plot.line(_drawn(law, size, x_low, x_high), "c0 dashed")
+        plot.line(_drawn(law, size, different, x_low, x_high), "c0 dashed")
     if prediction and tokens:
         plot.band([(tokens / 1.03, prediction.low), (tokens * 1.03, prediction.low)],
                   [(tokens / 1.03, prediction.high), (tokens * 1.03, prediction.high)], "c3 full")  # fmt: skip
@@ -81,8 +83,10 @@ def ladder_figure(run: RunRecord) -> Figure | None:
     return Figure("Ladder and law", f"{words}.", {"": plot.svg(words)}, legend=tuple(legend))
 
 
-def _drawn(law: Table, size: float, low: float, high: float) -> list[tuple[float, float]]:
-    return [(x, y) for x in _between(low, high) if (y := value_of(law, size, x)) is not None]
+def _drawn(
+    law: Table, size: float, different: float | None, low: float, high: float
+) -> list[tuple[float, float]]:
+    return [(x, y) for x in _between(low, high) if (y := value_of(law, size, x, different)) is not None]
 
 
 def _between(low: float, high: float, count: int = 40) -> list[float]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from steepest.scaling.bayes import BayesLaw
-from steepest.scaling.early import EarlyLaw, bent_back
+from steepest.scaling.early import EarlyLaw, as_fresh, bent_back
 
 POWERS = ("E", "A", "alpha", "B", "beta")
 EARLY = ("scale", "bend", "k", "a", "b", "n0", "d0")
@@ -29,13 +29,17 @@ def record_of(law: BayesLaw | EarlyLaw, unit: float = 1.0) -> dict[str, Any]:
             "B": unit * middle.data_term, "beta": middle.beta}  # fmt: skip
 
 
-def value_of(record: Mapping[str, Any], n: float, d: float) -> float | None:
+def value_of(record: Mapping[str, Any], n: float, d: float, unique: float | None = None) -> float | None:
     """The loss that a recorded law says of N parameters and D tokens; ``None`` where it is not whole.
+
+    Args:
+        unique: different tokens that there are; what repeats are worth is as the planner's laws have it.
 
     >>> value_of({"E": 1.0, "A": 2.0, "alpha": 0.5, "B": 3.0, "beta": 1.0}, 4.0, 3.0)
     3.0
     >>> value_of({"E": 1.0}, 4.0, 3.0)
     """
+    n, d = map(float, as_fresh(n, d, unique))
     names = EARLY if record.get("form") == "early" else POWERS
     found = [record.get(name) for name in names]
     if not all(isinstance(value, (int, float)) and np.isfinite(value) for value in found):
