@@ -23,12 +23,13 @@ from steepest.planning.forecast import (
 )
 from steepest.planning.ledger import Ledger
 from steepest.planning.menu import Menu
-from steepest.planning.predict import Outlook, look_out, steepening
+from steepest.planning.predict import Outlook, look_out, steadiness_of, steepening
 from steepest.planning.rules import member
 from steepest.planning.rungs import Rung
 from steepest.runs import RunFolder
-from steepest.scaling import ChinchillaLaw, Prediction
-from steepest.scaling.early import as_fresh
+from steepest.scaling import ChinchillaLaw, Prediction, Verdict
+from steepest.scaling.early import as_fresh, trust
+from steepest.scaling.gate import Rung as JudgedRung
 from steepest.scaling.recorded import value_of
 from steepest.train.run import RunConfig
 from steepest.train.session import Result
@@ -127,6 +128,15 @@ def test_short_runs_follow_the_early_law_and_long_ones_the_sum_of_powers(times: 
         early * told.early.expected(*at) * UNIT + (1 - early) * told.law.expected(*at) * UNIT, rel=1e-2
     )
     assert {1.0: found == pytest.approx(soon), 0.0: found == pytest.approx(late)}.get(early, True)
+
+
+@pytest.mark.parametrize(("slope", "trusted"), [(0.1, 1.0), (0.075, 1.0), (0.04, 0.0)])
+def test_a_loss_that_slows_by_less_than_luck_is_still_the_early_laws(slope: float, trusted: float) -> None:
+    """Two runs an octave apart whose losses are each off by half a percent tell their slope to within 0.0144."""
+    judged = (JudgedRung(1e5, 5e5, slope, 0.1, True, ""), JudgedRung(3e5, 5e5, math.nan, math.nan, True, ""))
+    steady = steadiness_of(Verdict(judged, True, ""))
+    assert steady == pytest.approx(slope / 0.1 + 0.144, abs=1e-3)
+    assert trust(5e6, steady) == trusted
 
 
 def test_a_loss_that_nears_its_floor_is_not_the_early_laws() -> None:

@@ -43,6 +43,9 @@ PACE_SPREAD = 0.05  # of ln tokens: how well measured speed foretells a run's
 Z80, Z95 = 1.2816, 1.9600
 WITHIN = 16.0  # times the run's tokens a parameter, that a rung may be away: the least share of a design, and half of that
 TOLERANCE = 0.02  # of the gate, for slopes of training losses of some hundred steps
+SLOPE_LUCK = 0.01 / math.log(
+    2
+)  # of a slope: 1% of the loss, by which seeds of small rungs differ, in an octave
 MOST_DOUBT = 3.0
 TRUST = 0.005  # what the law must promise to double or halve the size that the rule takes
 
@@ -56,7 +59,7 @@ class Outlook:
         rungs: those that were judged, in the order of the verdict's.
         law: fitted to those that passed, losses in nats per token of what the run is judged on; or ``None``.
         early: the early law fitted to the same.
-        steadiness: the least of (last slope / slope before) of those that passed: whether their loss falls as it did.
+        steadiness: whether the loss of those that passed falls as it did (see `steadiness_of`).
         unit: bits per byte of a nat per token.
         multiplier: that half-widths are multiplied by, from the user's own record (``ledger``).
         doubt: and by this besides, from the ladder's own top (see `doubt`).
@@ -170,15 +173,21 @@ def look_out(
     law, early, steadiness, doubted = None, None, 1.0, 1.0
     if verdict.predictable:
         passed = [comparable[index] for index in verdict.passed]
-        held = (
-            one.slope / one.slope_before for one in verdict.rungs if one.passed and not math.isnan(one.slope)
-        )
-        steadiness = min(held, default=1.0)
+        steadiness = steadiness_of(verdict)
         doubted = doubt(passed, steadiness)
         points = points_of(passed, scale)
         law, early = _fit_late(points), fit_early(points)
     unit = whole["bits_per_byte"] / whole["loss"]
     return Outlook(verdict, tuple(comparable), law, early, steadiness, unit, multiplier, doubted)
+
+
+def steadiness_of(verdict: Verdict) -> float:
+    """The least of (last slope / slope before) of the rungs that passed, were each as lucky as its seed may have made it.
+
+    A loss that slows by no more than that is still the early law's; 1 where no slope is known.
+    """
+    known = (one for one in verdict.rungs if one.passed and not math.isnan(one.slope))
+    return min(((one.slope + SLOPE_LUCK) / one.slope_before for one in known), default=1.0)
 
 
 def steepening(rungs: Sequence[Finished]) -> int:
