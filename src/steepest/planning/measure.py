@@ -130,7 +130,16 @@ def rung_pace(given: RunConfig, models: Sequence[TransformerConfig], pace: Pace,
             told = list(crew.results())
         narrow = {size: max(one[size] for one in told) for size in told[0]}
     # A wide one keeps all cores busy alone, so on its share of them it is as many times as slow.
-    return Pace({size: narrow.get(size, workers * pace.seconds_per_token(size)) for size in sizes})
+    return Pace(no_slower({size: narrow.get(size, workers * pace.seconds_per_token(size)) for size in sizes}))
+
+
+def no_slower(measured: dict[int, float]) -> dict[int, float]:
+    """No size slower than a larger one: where it seems so, something else ran while it was timed.
+
+    >>> no_slower({1: 5.0, 2: 2.0, 3: 3.0})
+    {1: 2.0, 2: 2.0, 3: 3.0}
+    """
+    return {size: min(other for larger, other in measured.items() if larger >= size) for size in measured}
 
 
 def settle(

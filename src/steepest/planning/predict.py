@@ -182,12 +182,12 @@ def look_out(
 
 
 def steadiness_of(verdict: Verdict) -> float:
-    """The least of (last slope / slope before) of the rungs that passed, were each as lucky as its seed may have made it.
+    """Last slope over the slope before, of the steadiest rung that passed, were it as lucky as its seed may have made it.
 
-    A loss that slows by no more than that is still the early law's; 1 where no slope is known.
+    A floor slows all sizes. One that slows alone has left its knee behind. 1 where no slope is known.
     """
     known = (one for one in verdict.rungs if one.passed and not math.isnan(one.slope))
-    return min(((one.slope + SLOPE_LUCK) / one.slope_before for one in known), default=1.0)
+    return max(((one.slope + SLOPE_LUCK) / one.slope_before for one in known), default=1.0)
 
 
 def steepening(rungs: Sequence[Finished]) -> int:

@@ -74,7 +74,7 @@ def ladder_figure(run: RunRecord) -> Figure | None:
         legend.append(("star", "this run"))
     words = f"{len(points)} points of {len(by_size)} sizes were measured before this run"
     exponents = numbers(law)
-    if law.get("form") == "early" and "bend" in exponents:
+    if law.get("form") == "early" and "c" in exponents:
         words += "; the law is that of the first million tokens"
     elif "alpha" in exponents and "beta" in exponents:
         words += f"; the law's exponents are {exponents['alpha']:.2f} in parameters and {exponents['beta']:.2f} in tokens"

@@ -1,12 +1,11 @@
 r"""The early law: what small models do in their first few million tokens, long before their floor is in sight.
 
-    (L^lambda - 1) / lambda  =  k - a ln N - b ln D_eff  (1 + noise),        lambda ~ Normal(0.6, 0.3)
+    ln L  =  k - a ln N_eff - b ln D_eff - c ln N_eff ln D_eff  (+ noise),        c ~ Normal(0.013, 0.005)
 
-There the loss falls faster than every sum of power laws that fits the same short runs: with each octave of tokens by
-something between a constant share of itself (lambda = 0, which is ln L) and a constant number of bits (lambda = 1).
-Runs of a few hundred thousand tokens cannot tell which, and it is most of what a prediction leaves open. So lambda is
-drawn, and given it the rest is linear regression with a normal-inverse-gamma posterior. (Box and Cox, "An Analysis of
-Transformations", 1964; what larger runs said of lambda: dev/LOG.md.)
+with N and D over their geometric means in the runs fitted. There the loss falls faster than every sum of power laws, and than every
+product of them, that fits the same short runs: the wider a model, the more it gains from an octave of tokens. Runs of a few
+hundred thousand tokens cannot tell by how much, and it is most of what a prediction leaves open. So c is drawn, and given
+it the rest is linear regression with a normal-inverse-gamma posterior. (What larger runs said of c: dev/LOG.md.)
 
 Repeated tokens are worth the less, the more parameters there are to learn them by heart: D_eff has
 
@@ -32,15 +31,14 @@ from steepest.scaling.laws import Array, effective_tokens
 from steepest.scaling.points import Points
 from steepest.scaling.posterior import Prior
 
-BEND, BEND_SPREAD = 0.6, 0.3  # of lambda
+TOGETHER, TOGETHER_SPREAD = 0.013, 0.005  # of c
 # Tokens of a run: the early law alone up to the one, not at all from the other on.
 TRUSTED, DISTRUSTED = 8e6, 64e6
 # Last slope over the one before: the early law alone down to the one, not at all from the other on.
-STEADY, SLOWING = 0.85, 0.6
+STEADY, SLOWING = 0.85, 0.65
 FED = 12.0  # parameters a token of repeated text, of which half help
 EARLY_REPEATS, EARLY_REPEATS_SPREAD = 2.0, 0.5  # R of D_eff where N = U, and the deviation of its logarithm
 CROWDING = 2 / 3  # power of U / N in R
-LEAST = 0.05  # share of the geometric mean loss, below which no prediction goes
 
 
 @dataclass(frozen=True)
@@ -50,14 +48,14 @@ class EarlyLaw(DrawnLaw):
     Attributes:
         points: what it was fitted to.
         scale: geometric mean of their losses; the law is one of L / scale.
-        bend: lambda, one entry a draw.
+        together: c, one entry a draw.
         coefficients: k, a, b: shape (3, draws), logarithms around (n0, d0).
         sigma: relative noise of one run, one entry a draw.
     """
 
     points: Points
     scale: float
-    bend: Array
+    together: Array
     coefficients: Array
     sigma: Array
     n0: float
@@ -71,8 +69,8 @@ class EarlyLaw(DrawnLaw):
         k, a, b = (part.reshape(a_draw) for part in self.coefficients)
         luck = self.repeats(1.0, EARLY_REPEATS_SPREAD)
         fresh = effective_tokens(d, unique, repeats_worth(n, unique) * luck.reshape(a_draw))
-        straight = k - a * np.log(fed(n, d, unique) / self.n0) - b * np.log(fresh / self.d0)
-        return self.scale * bent_back(straight, self.bend.reshape(a_draw))
+        x, t = np.log(fed(n, d, unique) / self.n0), np.log(fresh / self.d0)
+        return np.asarray(self.scale * np.exp(k - a * x - b * t - self.together.reshape(a_draw) * x * t))
 
 
 def fit_early(points: Points, prior: Prior | None = None, *, seed: int = 0) -> EarlyLaw:
@@ -84,9 +82,8 @@ def fit_early(points: Points, prior: Prior | None = None, *, seed: int = 0) -> E
         seed: of the draws.
 
     >>> n, d = np.array([1e5, 1e5, 3e5, 3e5]), np.array([2.5e5, 5e5, 2.5e5, 5e5])
-    >>> law = fit_early(Points.of(n, d, 3 * (n / 1e5) ** -0.05 * (d / 2.5e5) ** -0.1))
-    >>> share, bits = law.losses(1e6, 4e6)[[law.bend.argmin(), law.bend.argmax()]]
-    >>> bool(share > 3 * 10 ** -0.05 * 16 ** -0.1 > bits)
+    >>> product = 3 * (n / 1e5) ** -0.05 * (d / 2.5e5) ** -0.1
+    >>> bool(fit_early(Points.of(n, d, product)).expected(1e6, 4e6) < 3 * 10**-0.05 * 16**-0.1)
     True
     """
     points.need()
@@ -94,25 +91,20 @@ def fit_early(points: Points, prior: Prior | None = None, *, seed: int = 0) -> E
     helping, fresh = as_fresh(points.n, points.d, points.unique)
     n0, d0 = (float(np.exp(np.log(x).mean())) for x in (helping, fresh))
     scale = float(np.exp(np.log(points.loss).mean()))
-    y = points.loss / scale
-    columns = np.column_stack([np.ones(len(y)), -np.log(helping / n0), -np.log(fresh / d0)])
-    bend = BEND + BEND_SPREAD * dice.normal(size=DRAWS)
-    # d(straight) = y^lambda d(ln y), so each run's relative noise is the same in ln y: rows are divided by y^lambda.
-    weight = y[None, :] ** -bend[:, None]
-    straight = unbent(y[None, :], bend[:, None])
-    rows = columns[None, :, :] * weight[:, :, None]
-    gram = rows.swapaxes(1, 2) @ rows + 1e-9 * np.eye(3)
-    moment = np.einsum("gni,gn->gi", rows, weight * straight)
-    inverse = np.linalg.inv(gram)
-    mean = np.einsum("gij,gj->gi", inverse, moment)
-    rest = ((weight * straight - np.einsum("gni,gi->gn", rows, mean)) ** 2).sum(axis=1)
-    shape = (prior.noise_worth + len(y) - 3) / 2
+    x, t = np.log(helping / n0), np.log(fresh / d0)
+    columns = np.column_stack([np.ones(len(x)), -x, -t])
+    together = TOGETHER + TOGETHER_SPREAD * dice.normal(size=DRAWS)
+    straight = np.log(points.loss / scale) + together[:, None] * (x * t)
+    inverse = np.linalg.inv(columns.T @ columns + 1e-9 * np.eye(3))
+    mean = straight @ columns @ inverse
+    rest = ((straight - mean @ columns.T) ** 2).sum(axis=1)
+    shape = (prior.noise_worth + len(x) - 3) / 2
     scale_of_noise = (prior.noise_worth * prior.noise**2 + rest) / 2
     sigma = np.sqrt(scale_of_noise / dice.gamma(shape, size=DRAWS))
-    steps = np.einsum("gij,gj->gi", np.linalg.cholesky(inverse), dice.normal(size=(DRAWS, 3)))
+    steps = dice.normal(size=(DRAWS, 3)) @ np.linalg.cholesky(inverse).T
     found = (mean + sigma[:, None] * steps).T
     found[1:] = found[1:].clip(0)  # more parameters or tokens do no harm
-    return EarlyLaw(points, scale, bend, found, sigma, n0, d0, seed)
+    return EarlyLaw(points, scale, together, found, sigma, n0, d0, seed)
 
 
 def trust(tokens: ArrayLike, steadiness: float = 1.0) -> Array:
@@ -122,7 +114,7 @@ def trust(tokens: ArrayLike, steadiness: float = 1.0) -> Array:
         tokens: of the run that is foretold.
         steadiness: slope -d ln L / d ln D at the ends of the runs fitted over what it was before.
 
-    >>> trust([5e6, 32e6, 1e8]).round(2).tolist(), [trust(5e6, steady).item() for steady in (1.2, 0.725, 0.5)]
+    >>> trust([5e6, 32e6, 1e8]).round(2).tolist(), [trust(5e6, steady).item() for steady in (1.2, 0.75, 0.5)]
     ([1.0, 0.33, 0.0], [1.0, 0.5, 0.0])
     """
     short = 1.0 - np.log(np.asarray(tokens, np.float64) / TRUSTED) / math.log(DISTRUSTED / TRUSTED)
@@ -163,30 +155,3 @@ def fed(n: ArrayLike, d: ArrayLike, unique: ArrayLike | None) -> Array:
         return n
     u = np.asarray(unique, np.float64)
     return np.asarray(n / (1 + np.maximum(1 - u / d, 0) * n / (FED * u)))
-
-
-def unbent(y: ArrayLike, bend: ArrayLike) -> Array:
-    """Box and Cox's transform (y^lambda - 1) / lambda; ln y at lambda = 0.
-
-    >>> unbent([2.0, 2.0], [0.0, 1.0]).round(4).tolist()
-    [0.6931, 1.0]
-    """
-    log_y, bend = np.log(np.asarray(y, np.float64)), _away_from_zero(bend)
-    return np.asarray(np.expm1(bend * log_y) / bend)
-
-
-def bent_back(straight: ArrayLike, bend: ArrayLike) -> Array:
-    """Its inverse, kept above ``LEAST``.
-
-    >>> bent_back(unbent([0.7, 1.8, 3.0], 0.4), 0.4).round(6).tolist()
-    [0.7, 1.8, 3.0]
-    """
-    straight, bend = np.broadcast_arrays(np.asarray(straight, np.float64), _away_from_zero(bend))
-    inside = np.where(bend > 0, np.maximum(bend * straight, LEAST**bend - 1), bend * straight)
-    inside = np.where(bend < 0, np.minimum(inside, 1e3), inside)
-    return np.asarray(np.maximum(np.exp(np.log1p(inside) / bend), LEAST))
-
-
-def _away_from_zero(bend: ArrayLike) -> Array:
-    bend = np.asarray(bend, np.float64)
-    return np.where(np.abs(bend) < 1e-6, 1e-6, bend)

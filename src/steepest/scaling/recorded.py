@@ -1,7 +1,7 @@
 """A fitted law as JSON in a plan: one law to draw a line with, and its value for any run.
 
     powers    E + A / N^alpha + B / D^beta                                          the middle of a `BayesLaw`
-    early     scale * [1 + bend (k - a ln(N / n0) - b ln(D / d0))]^(1 / bend)       the middle of an `EarlyLaw`
+    early     scale * exp(k - a x - b t - c x t),  x = ln(N / n0),  t = ln(D / d0)      the middle of an `EarlyLaw`
 
 Its terms alone mean nothing, they hang together.
 """
@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 
 from steepest.scaling.bayes import BayesLaw
-from steepest.scaling.early import EarlyLaw, as_fresh, bent_back
+from steepest.scaling.early import EarlyLaw, as_fresh
 
 POWERS = ("E", "A", "alpha", "B", "beta")
-EARLY = ("scale", "bend", "k", "a", "b", "n0", "d0")
+EARLY = ("scale", "k", "a", "b", "c", "n0", "d0")
 
 
 def record_of(law: BayesLaw | EarlyLaw, unit: float = 1.0) -> dict[str, Any]:
     """The middle of a law, its losses times ``unit``."""
     if isinstance(law, EarlyLaw):
         k, a, b = np.median(law.coefficients, axis=1).tolist()
-        return {"form": "early", "scale": unit * law.scale, "bend": float(np.median(law.bend)), "k": k, "a": a, "b": b,
-                "n0": law.n0, "d0": law.d0}  # fmt: skip
+        return {"form": "early", "scale": unit * law.scale, "k": k, "a": a, "b": b,
+                "c": float(np.median(law.together)), "n0": law.n0, "d0": law.d0}  # fmt: skip
     middle = law.mean_law().at(1.0, 1.0)
     return {"form": "powers", "E": unit * middle.floor, "A": unit * middle.size_term, "alpha": middle.alpha,
             "B": unit * middle.data_term, "beta": middle.beta}  # fmt: skip
@@ -49,7 +49,8 @@ def value_of(record: Mapping[str, Any], n: float, d: float, unique: float | None
         with np.errstate(all="ignore"):
             value = float(floor + a * np.float64(n) ** -alpha + b * np.float64(d) ** -beta)
     else:
-        scale, bend, k, a, b, n0, d0 = map(float, found)  # type: ignore[arg-type]
+        scale, k, a, b, c, n0, d0 = map(float, found)  # type: ignore[arg-type]
         with np.errstate(all="ignore"):
-            value = scale * float(bent_back(k - a * np.log(n / n0) - b * np.log(d / d0), bend))
+            x, t = np.log(n / n0), np.log(d / d0)
+            value = float(scale * np.exp(k - a * x - b * t - c * x * t))
     return value if np.isfinite(value) else None
