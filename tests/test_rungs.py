@@ -29,10 +29,13 @@ def ladder(seconds: float, n: int = 1_060_000, tokens: float = 4e6, **more: obje
     seconds=st.floats(2, 400),
     ratio=st.floats(1.5, 25),
     size=st.integers(3, 7),
+    alone=st.booleans(),
 )
-def test_a_ladder_fits_its_seconds_and_stands_for_the_run(seconds: float, ratio: float, size: int) -> None:
+def test_a_ladder_fits_its_seconds_and_stands_for_the_run(
+    seconds: float, ratio: float, size: int, alone: bool
+) -> None:
     n = SIZES[size][1]
-    rungs = ladder(seconds, n, ratio * n)
+    rungs = ladder(seconds, n, ratio * n, alone=alone)
     assert cost(rungs) <= seconds
     assert len(set(rungs)) == len(rungs)
     if not rungs:
@@ -55,6 +58,15 @@ def test_more_seconds_buy_larger_rungs_and_more_sizes() -> None:
 
 def test_too_few_seconds_buy_nothing() -> None:
     assert ladder(1.0) == []
+
+
+def test_one_length_of_the_larger_sizes_costs_less_and_two_of_the_smallest_stay_for_the_gate() -> None:
+    least = next(seconds for seconds in range(1, 100) if ladder(seconds))
+    assert ladder(0.9 * least) == [] != ladder(0.9 * least, alone=True)
+    rungs = ladder(0.9 * least, alone=True)
+    smallest = min(rung.n for rung in rungs)
+    lengths = {n: {rung.tokens for rung in rungs if rung.n == n} for n in {rung.n for rung in rungs}}
+    assert len(lengths[smallest]) >= 2 and any(len(some) == 1 for some in lengths.values())
 
 
 def test_finished_rungs_are_free() -> None:

@@ -7,6 +7,7 @@
 Where no ladder can be had, the reason is said in one line, and the rule decides.
 """
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -38,7 +39,7 @@ LEAST_TIME = 240.0  # seconds, below which neither rungs nor the run's own curve
 RATE_SHARE = 0.15  # of the ladder's seconds, that the learning-rate check may take
 RATES = (0.5, 2.0)  # times the rule's rate, besides the rule's own
 RATE_GAIN = 0.015  # of the loss, below which the rule's rate is kept: seeds of small rungs differ by 1%
-WORTH = 1.2  # times as much that trunks side by side must train as one after the other
+WORTH = 1.1  # times as much that trunks side by side must train as one after the other
 EVALUATED = 0.35  # cost of a token evaluated, over one trained on
 WHOLE_SHARE = 0.1  # of the ladder's seconds, that evaluating on the whole held-out text may take
 BUILDING = 0.1  # seconds, of a rung's parts
@@ -101,14 +102,16 @@ def promise(
     )  # fmt: skip
     sizes: list[tuple[tuple[int, int], int]] = []
 
-    def designed(within: float, multiplier: float = 1.0, least: int = LEAST_RUNG_TOKENS) -> list[Rung]:
+    def designed(
+        within: float, multiplier: float = 1.0, least: int = LEAST_RUNG_TOKENS, alone: bool = False
+    ) -> list[Rung]:
         """For so many seconds; finished rungs of the same learning rate are free."""
         have = {
             replace(rung, multiplier=1.0) for rung in climbing.finished() if rung.multiplier == multiplier
         }
         return design(
             sizes, n=n, tokens=tokens, seconds=within, cost=climbing.wall_clock,
-            least_tokens=least, most_tokens=REPEATED * examples.train_tokens, have=have,
+            least_tokens=least, most_tokens=REPEATED * examples.train_tokens, have=have, alone=alone,
         )  # fmt: skip
 
     def longest(multiplier: float = 1.0, steep: int = 0, least: float = 0.0) -> list[Rung]:
@@ -116,8 +119,11 @@ def promise(
         lengths = (
             [times * steep for times in LONGER] if steep else [times * LEAST_RUNG_TOKENS for times in LENGTHS]
         )
-        allowed = (round(tokens) for tokens in lengths if rounded_tokens(tokens) >= least)
-        return next(filter(None, (designed(climbing.left, multiplier, tokens) for tokens in allowed)), [])
+        allowed = [round(tokens) for tokens in lengths if rounded_tokens(tokens) >= least]
+        ways = itertools.product((False, True), allowed)
+        return next(
+            filter(None, (designed(climbing.left, multiplier, tokens, alone) for alone, tokens in ways)), []
+        )
 
     if seconds < 1:
         return Promise(
@@ -291,10 +297,10 @@ def _shapes(given: RunConfig, fixed: dict[str, Any], depth: int) -> list[Transfo
     return [rung_config(given, rung, fixed).model for rung in rungs]
 
 
-def _enough(designed: Callable[[float], list[Rung]], seconds: float) -> str:
+def _enough(designed: Callable[..., list[Rung]], seconds: float) -> str:
     """How many times the time would buy a ladder (of a larger run, but of the same ratio)."""
     for times in (1.5, 2, 3, 4, 6, 8, 12, 16):
-        if designed(times * seconds):
+        if designed(times * seconds, alone=True):
             return f"about {times:g} times the time would"
     return "not even sixteen times the time would"
 

@@ -6,8 +6,8 @@ have the run's own, or as much of it as the seconds buy:
 
     D_i = share * ratio * N_i,      ratio = D / N of the run,       N_i a few sizes below the run's
 
-with, besides, a run of half or twice the length of each size (is the loss a power law yet?), and one of another seed (how
-much is luck). Rungs read their text as it comes, also where the run will read it several times: small parts read often are
+with, besides, a run of half or twice the length of each size (is the loss a power law yet?; of the smallest alone, where the seconds
+buy no more), and one of another seed (how much is luck). Rungs read their text as it comes, also where the run will read it several times: small parts read often are
 learnt by heart, which tells nothing of a run; what repeats are worth is the law's to say.
 
 Tokens are rounded to powers of the square root of two, so that a ladder made for one budget serves another.
@@ -18,6 +18,8 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
+
+from steepest.scaling.points import LEAST_POINTS
 
 FINENESS = 2.0  # rungs of tokens in an octave
 SHARES = (
@@ -84,6 +86,7 @@ def design(
     least_tokens: int,
     most_tokens: float = math.inf,
     have: Iterable[Rung] = (),
+    alone: bool = False,
 ) -> list[Rung]:
     """Rungs for a run of ``n`` parameters and some tokens, cheapest first; empty if the seconds buy no ladder.
 
@@ -94,6 +97,7 @@ def design(
         cost: seconds that some rungs take, trained together.
         least_tokens, most_tokens: of a rung.
         have: rungs that are finished and cost nothing.
+        alone: larger sizes than the smallest have one length; another seed of that makes up for it.
     """
     done = set(have)
     smaller = [(shape, size) for shape, size in sizes if size <= LARGEST * n] or [sizes[0]]
@@ -106,9 +110,10 @@ def design(
 
     for least, step, share in itertools.product((3, 2), STEPS, SHARES):
         pairs = [
+            (one,) if alone and one.n > smaller[0][1] else
             (one, _beside(one, least_tokens, STEPS[0] if one.n == smaller[0][1] else step))
             for one in (rung(shape, size, share * tokens / n) for shape, size in smaller)
-        ]
+        ]  # fmt: skip
         spine = _spine(
             [pair for pair in pairs if max(one.tokens for one in pair) <= most_tokens], seconds, price
         )
@@ -119,7 +124,7 @@ def design(
         others = [
             replace(first, seed=1),
             longer(first, 2),
-            *(longer(one, 0.5) for one, _ in spine),
+            *(longer(pair[0], 0.5) for pair in spine),
             longer(first, 0.25),
         ]
         for other in others:
@@ -130,6 +135,8 @@ def design(
                 and affordable
             ):
                 chosen.append(other)
+        if len(chosen) < LEAST_POINTS:
+            continue
         return sorted(chosen, key=lambda rung: cost([rung]))
     return []
 
@@ -145,9 +152,9 @@ def _beside(rung: Rung, least_tokens: float, step: float) -> Rung:
 
 
 def _spine(
-    sizes: list[tuple[Rung, Rung]], seconds: float, price: Callable[[Sequence[Rung]], float]
-) -> list[tuple[Rung, Rung]]:
-    """Up to four sizes, two lengths each: the largest that can be paid beside the least, then spread evenly down to that."""
+    sizes: list[tuple[Rung, ...]], seconds: float, price: Callable[[Sequence[Rung]], float]
+) -> list[tuple[Rung, ...]]:
+    """Up to four sizes, with their lengths: the largest that can be paid beside the least, then spread evenly down to that."""
     payable = [pair for pair in sizes[1:] if price([*pair, *sizes[0]]) <= seconds]
     while payable:
         spine, least = [payable[-1]], sizes[0][0].n
