@@ -11,6 +11,7 @@ from steepest.model.size import n_matrix_parameters
 from steepest.planning.menu import Menu
 from steepest.planning.promise import best_rate
 from steepest.planning.rungs import Rung, design, rounded_tokens
+from steepest.scaling.gate import APART
 
 SIZES = [((2, 32), 90_000), ((1, 64), 180_000), ((2, 64), 225_000), ((1, 128), 460_000), ((2, 128), 660_000),
          ((4, 128), 1_060_000), ((4, 192), 2_160_000), ((6, 256), 5_000_000)]  # fmt: skip
@@ -30,17 +31,21 @@ def ladder(seconds: float, n: int = 1_060_000, tokens: float = 4e6, **more: obje
     ratio=st.floats(1.5, 25),
     size=st.integers(3, 7),
     alone=st.booleans(),
+    most=st.floats(50_000, 1e7),
 )
 def test_a_ladder_fits_its_seconds_and_stands_for_the_run(
-    seconds: float, ratio: float, size: int, alone: bool
+    seconds: float, ratio: float, size: int, alone: bool, most: float
 ) -> None:
     n = SIZES[size][1]
-    rungs = ladder(seconds, n, ratio * n, alone=alone)
+    rungs = ladder(seconds, n, ratio * n, alone=alone, most_tokens=most)
     assert cost(rungs) <= seconds
     assert len(set(rungs)) == len(rungs)
     if not rungs:
         return
     assert len(rungs) >= 4 and len({rung.n for rung in rungs}) >= 2
+    assert max(rung.tokens for rung in rungs) <= most
+    lengths = [rung.tokens for rung in rungs if rung.n == min(rung.n for rung in rungs)]
+    assert max(lengths) >= APART * min(lengths)  # or the gate could not compare them
     assert all(rung.n < n for rung in rungs)
     assert all(rung.tokens == rounded_tokens(rung.tokens) for rung in rungs)
     # No rung is further from the run's tokens a parameter than the gate of the fit allows.

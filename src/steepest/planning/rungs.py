@@ -114,6 +114,8 @@ def design(
             (one, _beside(one, least_tokens, STEPS[0] if one.n == smaller[0][1] else step))
             for one in (rung(shape, size, share * tokens / n) for shape, size in smaller)
         ]  # fmt: skip
+        if max(one.tokens for one in pairs[0]) > most_tokens:
+            continue  # nothing would tell the gate how the loss falls
         spine = _spine(
             [pair for pair in pairs if max(one.tokens for one in pair) <= most_tokens], seconds, price
         )
