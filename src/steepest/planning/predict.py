@@ -43,9 +43,7 @@ PACE_SPREAD = 0.05  # of ln tokens: how well measured speed foretells a run's
 Z80, Z95 = 1.2816, 1.9600
 WITHIN = 16.0  # times the run's tokens a parameter, that a rung may be away: the least share of a design, and half of that
 TOLERANCE = 0.02  # of the gate, for slopes of training losses of some hundred steps
-SLOPE_LUCK = 0.01 / math.log(
-    2
-)  # of a slope: 1% of the loss, by which seeds of small rungs differ, in an octave
+SLOPE_LUCK = 0.01 / math.log(2)  # of a slope, in an octave: seeds of small rungs differ by 1%
 MOST_DOUBT = 3.0
 TRUST = 0.005  # what the law must promise to double or halve the size that the rule takes
 

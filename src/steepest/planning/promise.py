@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -121,9 +122,8 @@ def promise(
         )
         allowed = [round(tokens) for tokens in lengths if rounded_tokens(tokens) >= least]
         ways = itertools.product((False, True), allowed)
-        return next(
-            filter(None, (designed(climbing.left, multiplier, tokens, alone) for alone, tokens in ways)), []
-        )
+        designs = (designed(climbing.left, multiplier, tokens, alone) for alone, tokens in ways)
+        return next(filter(None, designs), [])
 
     if seconds < 1:
         return Promise(
@@ -145,7 +145,7 @@ def promise(
         rungs = deeper
     if not rungs:
         return Promise(
-            reason=f"{seconds:.0f}s buy no ladder of small runs here; {_enough(designed, seconds)}"
+            reason=f"{seconds:.0f}s buy no ladder of small runs here; {_enough(partial(designed, alone=True), seconds)}"
         )
     listen(
         "ladder", {"rungs": rungs, "seconds": seconds, "reused": len(set(climbing.finished()) & set(rungs))}
@@ -297,10 +297,10 @@ def _shapes(given: RunConfig, fixed: dict[str, Any], depth: int) -> list[Transfo
     return [rung_config(given, rung, fixed).model for rung in rungs]
 
 
-def _enough(designed: Callable[..., list[Rung]], seconds: float) -> str:
+def _enough(designed: Callable[[float], list[Rung]], seconds: float) -> str:
     """How many times the time would buy a ladder (of a larger run, but of the same ratio)."""
     for times in (1.5, 2, 3, 4, 6, 8, 12, 16):
-        if designed(times * seconds, alone=True):
+        if designed(times * seconds):
             return f"about {times:g} times the time would"
     return "not even sixteen times the time would"
 

@@ -6,9 +6,10 @@ have the run's own, or as much of it as the seconds buy:
 
     D_i = share * ratio * N_i,      ratio = D / N of the run,       N_i a few sizes below the run's
 
-with, besides, a run of half or twice the length of each size (is the loss a power law yet?; of the smallest alone, where the seconds
-buy no more), and one of another seed (how much is luck). Rungs read their text as it comes, also where the run will read it several times: small parts read often are
-learnt by heart, which tells nothing of a run; what repeats are worth is the law's to say.
+with, besides, a run of half or twice the length of each size (is the loss a power law yet?; of the smallest alone, where
+the seconds buy no more), and one of another seed (how much is luck). Rungs read their text as it comes, also where the run
+will read it several times: small parts read often are learnt by heart, which tells nothing of a run; what repeats are
+worth is the law's to say.
 
 Tokens are rounded to powers of the square root of two, so that a ladder made for one budget serves another.
 """
@@ -108,17 +109,17 @@ def design(
     def rung(shape: tuple[int, int], size: int, ratio: float) -> Rung:
         return Rung(*shape, size, rounded_tokens(max(ratio * size, least_tokens)))
 
-    for least, step, share in itertools.product((3, 2), STEPS, SHARES):
-        pairs = [
-            (one,) if alone and one.n > smaller[0][1] else
-            (one, _beside(one, least_tokens, STEPS[0] if one.n == smaller[0][1] else step))
-            for one in (rung(shape, size, share * tokens / n) for shape, size in smaller)
-        ]  # fmt: skip
-        if max(one.tokens for one in pairs[0]) > most_tokens:
+    def lengths(one: Rung, step: float) -> tuple[Rung, ...]:
+        if one.n == smaller[0][1]:
+            return one, _beside(one, least_tokens, STEPS[0])
+        return (one,) if alone else (one, _beside(one, least_tokens, step))
+
+    for least, step, share in itertools.product((3, 2), STEPS[:1] if alone else STEPS, SHARES):
+        some = [lengths(rung(shape, size, share * tokens / n), step) for shape, size in smaller]
+        short = [pair for pair in some if max(one.tokens for one in pair) <= most_tokens]
+        if short[:1] != some[:1]:
             continue  # nothing would tell the gate how the loss falls
-        spine = _spine(
-            [pair for pair in pairs if max(one.tokens for one in pair) <= most_tokens], seconds, price
-        )
+        spine = _spine(short, seconds, price)
         if len(spine) < least:
             continue
         chosen = [one for pair in spine for one in pair]

@@ -39,18 +39,17 @@ def value_of(record: Mapping[str, Any], n: float, d: float, unique: float | None
     3.0
     >>> value_of({"E": 1.0}, 4.0, 3.0)
     """
-    n, d = map(float, as_fresh(n, d, unique))
     names = EARLY if record.get("form") == "early" else POWERS
     found = [record.get(name) for name in names]
     if not all(isinstance(value, (int, float)) and np.isfinite(value) for value in found):
         return None
-    if names is POWERS:
-        floor, a, alpha, b, beta = map(float, found)  # type: ignore[arg-type]
-        with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"):
+        n, d = map(float, as_fresh(n, d, unique))
+        if names is POWERS:
+            floor, a, alpha, b, beta = map(float, found)  # type: ignore[arg-type]
             value = float(floor + a * np.float64(n) ** -alpha + b * np.float64(d) ** -beta)
-    else:
-        scale, k, a, b, c, n0, d0 = map(float, found)  # type: ignore[arg-type]
-        with np.errstate(all="ignore"):
+        else:
+            scale, k, a, b, c, n0, d0 = map(float, found)  # type: ignore[arg-type]
             x, t = np.log(n / n0), np.log(d / d0)
             value = float(scale * np.exp(k - a * x - b * t - c * x * t))
     return value if np.isfinite(value) else None
