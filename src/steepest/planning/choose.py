@@ -29,6 +29,7 @@ from steepest.planning.measure import (
     measure_pace,
     own_pace,
     settle,
+    settle_compiling,
 )
 from steepest.planning.menu import Menu
 from steepest.planning.promise import LADDER_SHARE, LEAST_TIME, PLANNING_SHARE, Promise, promise
@@ -53,7 +54,6 @@ SLACK, REST_SHARE = (
     0.15,
 )  # of steps that are enough, over what they took when timed; of the time, for the rest
 START_SECONDS = 5.0  # of a run that was planned ahead, before it trains
-COMPILE_SECONDS, COMPILE_GAIN = 40.0, 0.15  # torch.compile's warm-up, and the share of the time it saves
 MIDDLING = (2, 128)  # whose steps decide on threads and dtype
 PREDICTING = (
     3.0  # seconds that a prediction of memory takes, most of them to import the compiler's fake tensors
@@ -213,15 +213,16 @@ def _by_time(
     def menu(pace: Pace, still: float) -> Menu:
         # Never less than a little: a budget that measuring has eaten still gets its smallest model.
         spent = START_SECONDS if where.ahead else where.elapsed() + still
-        if _compiles(given):
-            spent, pace = spent + COMPILE_SECONDS, pace.times(1 - COMPILE_GAIN)
         seconds = where.machine_factor * max(budget - spent, 0.05 * budget)
         return Menu.of(given, fixed, pace, seconds, examples.train_tokens, kind.most_matrix_parameters)
 
-    def at_own_batch(pace: Pace, still: float) -> Pace:
-        planned = menu(pace, still)
+    def ruled(planned: Menu) -> tuple[TransformerConfig, torch.device, int]:
+        """The rule's model, where it trains, and tokens a step."""
         model, tokens = planned.models[planned.rule], int(planned.tokens[planned.rule])
-        return own_pace(given, model, device, pace, default_batch_tokens(model.context, tokens))
+        return model, device, default_batch_tokens(model.context, tokens)
+
+    def at_own_batch(pace: Pace, still: float) -> Pace:
+        return own_pace(given, *ruled(menu(pace, still)), pace)
 
     pace = at_own_batch(pace, allowed)
     record["seconds_per_token"] = {size: pace.slowness * seconds for size, seconds in pace.measured.items()}
@@ -244,7 +245,10 @@ def _by_time(
         found = Promise(reason="" if where.cache is None else why)
     if found.record is not None:  # some time has passed: is the machine as fast as it was?
         pace = at_own_batch(pace, 0.0)
-    final = menu(pace, 0.0)
+    given, slowness = settle_compiling(given, *ruled(menu(pace, 0.0)))
+    if slowness is not None:
+        record["compiled_slowness"] = slowness
+    final = menu(pace.times(slowness if given.train.compile and slowness else 1.0), 0.0)
     hasty = given.train.memory is None and PREDICTING_SHARE * budget < PREDICTING
     config, record = _decide(
         given, final, found, examples, kind, record, timed=LIKE * max(pace.measured) if hasty else 0
@@ -324,7 +328,9 @@ def _settled(
         model=model,
         batches=given.batches.replace(batch_tokens=batch_tokens),
         optim=optim,
-        train=given.train.replace(threads=threads, compile=_compiles(given), expected_tokens=expected),
+        train=given.train.replace(
+            threads=threads, compile=bool(given.train.compile), expected_tokens=expected
+        ),
     )
     preferred = default_micro_batch(batch_tokens, model.context, device)
     if n_matrix_parameters(model) <= timed and (seen := unpredicted(config, preferred=preferred)) is not None:
@@ -337,13 +343,6 @@ def _settled(
         * (examples.train_tokens + examples.held_out_tokens),
     )
     return config, fitted.record()
-
-
-def _compiles(given: RunConfig) -> bool:
-    """Whether blocks are compiled: as the user says, or where that saves twice the seconds that it takes."""
-    if given.train.compile is not None:
-        return given.train.compile
-    return given.train.time is not None and COMPILE_GAIN * given.train.time > 2 * COMPILE_SECONDS
 
 
 def limit_vocabulary(given: RunConfig) -> RunConfig:

@@ -26,7 +26,7 @@ from steepest.objectives import NextToken, Objective
 from steepest.optim import OptimConfig, build_optimizer
 from steepest.optim.muon import product_dtype
 from steepest.planning.crew import Crew
-from steepest.planning.rules import default_micro_batch, member
+from steepest.planning.rules import MICRO_BATCH_TOKENS, default_micro_batch, member
 from steepest.train.run import RunConfig, resolve_autocast, resolve_device
 from steepest.train.speed import fastest_threads, seconds_of, thread_candidates, usable_cores
 from steepest.train.spikes import SpikeGuard
@@ -35,6 +35,11 @@ from steepest.train.step import train_step
 MEASURING_SHARE = 0.25  # of the time, all that comes before it included, after which no more is measured
 PROBING_SHARE = 0.03  # of the time, after which no further size is timed
 PROBE_TOKENS = 2048  # of the steps that are timed
+COMPILING_TIME = {
+    "cpu": 1800.0,
+    "cuda": 600.0,
+}  # seconds of a run, from which on it is tried whether compiling pays
+COMPILING_GAIN = 0.03  # of a step's seconds, from which on it does
 OWN_SHARE, REPEATS = 0.01, 4  # of the time, that timing the run's own step may take; how often it is done
 SETTLING_TOKENS = 1024  # of those that only decide on threads and dtype, and of all where the time is short
 HASTY = 60.0  # seconds, below which it is
@@ -90,7 +95,7 @@ def measure_pace(given: RunConfig, fixed: dict[str, Any], device: torch.device, 
 
 
 def own_pace(
-    given: RunConfig, model: TransformerConfig, device: torch.device, pace: Pace, batch_tokens: int
+    given: RunConfig, model: TransformerConfig, device: torch.device, batch_tokens: int, pace: Pace
 ) -> Pace:
     """The pace, corrected by a step of the run's own batch: larger than those that sizes are timed with, it costs less a token.
 
@@ -104,6 +109,36 @@ def own_pace(
         batch_tokens //= 2
     probe = StepProbe(**_probe(given, model, device, batch_tokens))
     return pace.times(probe.seconds_per_token(REPEATS - 1) / expected)
+
+
+def compiled_slowness(
+    given: RunConfig, model: TransformerConfig, device: torch.device, batch_tokens: int
+) -> float | None:
+    """How many times as long a step takes whose blocks are compiled; ``None`` if they cannot be compiled.
+
+    The kernels stay cached, so the run that compiles them again need not wait.
+    """
+    probe = StepProbe(**_probe(given, model, device, min(batch_tokens, MICRO_BATCH_TOKENS)))
+    eager = seconds_of(probe, repeats=REPEATS)
+    probe.objective.trunk.compile_blocks()
+    try:
+        return seconds_of(probe, repeats=REPEATS) / eager
+    except (RuntimeError, OSError):  # of the compiler, which may not even be installed
+        return None
+    finally:
+        torch.compiler.reset()
+
+
+def settle_compiling(
+    given: RunConfig, model: TransformerConfig, device: torch.device, batch_tokens: int
+) -> tuple[RunConfig, float | None]:
+    """Whether blocks are compiled: as the user says, or as steps say where the time is long; and the slowness measured."""
+    assert given.train.time is not None
+    if given.train.compile is not None or given.train.time < COMPILING_TIME.get(device.type, math.inf):
+        return given, None
+    slowness = compiled_slowness(given, model, device, batch_tokens)
+    pays = slowness is not None and slowness < 1 - COMPILING_GAIN
+    return given.replace(train=given.train.replace(compile=pays)), slowness
 
 
 def rung_pace(given: RunConfig, models: Sequence[TransformerConfig], pace: Pace, *, workers: int = 1) -> Pace:
