@@ -60,7 +60,7 @@ def test_repeated_tokens_are_worth_less() -> None:
     fresh, repeated = law.expected(1e6, 5e6), law.expected(1e6, 5e6, 1e6)
     assert repeated > fresh
     worth = float(effective_tokens(5e6, 1e6, 2.0))  # as many parameters as tokens
-    help_ = 1e6 / (1 + 0.8 / 12)
+    help_ = 1e6 / (1 + (1 - math.exp(-4 / 2)) / 12)  # four more passes, each worth less by exp(-1/2)
     assert repeated == pytest.approx(law.expected(help_, worth), rel=0.01)
     assert law.sample(1e6, 5e6, 1e6).std() > law.sample(help_, worth).std()  # how much less is not sure
 
@@ -68,17 +68,27 @@ def test_repeated_tokens_are_worth_less() -> None:
 def test_the_more_parameters_the_less_repeats_are_worth() -> None:
     law = fit_early(Points.of(N, D, world(TOGETHER, N, D)))
     for n, repeats in ((1e5, 2 * 10 ** (2 / 3)), (1e6, 2.0), (8e6, 0.5)):
-        help_ = n / (1 + 0.8 * n / 12e6)
+        help_ = n / (1 + (1 - math.exp(-4 / repeats)) * n / 12e6)
         fresh = law.expected(help_, float(effective_tokens(5e6, 1e6, repeats)))
         assert law.expected(n, 5e6, 1e6) == pytest.approx(fresh, rel=0.012)
     # Short of the text, and without any limit to it, there is nothing to repeat.
     assert law.expected(8e6, 5e6, 5e6) == law.expected(8e6, 5e6) == law.expected(8e6, 5e6, 9e6)
 
 
+@pytest.mark.parametrize("n", [1e5, 1e6, 3e6, 9e6])
+def test_one_more_pass_does_no_harm(n: float) -> None:
+    law = fit_early(Points.of(N, D, world(TOGETHER, N, D)))
+    passes = np.linspace(0.5, 20, 40)
+    losses = law.expected(n, passes * 1e6, np.minimum(passes, 1) * 1e6)
+    assert (np.diff(losses) <= 0).all()
+    assert losses[-1] < losses[1]
+
+
 def test_rungs_that_repeat_their_text_are_fitted_for_what_it_is_worth() -> None:
     unique = 2e5
     fresh = effective_tokens(D, unique, 2 * (unique / N) ** (2 / 3))
-    help_ = N / (1 + np.maximum(1 - unique / D, 0) * N / (12 * unique))
+    read = 1 - np.exp(-np.maximum(D / unique - 1, 0) / (2 * (unique / N) ** (2 / 3)))
+    help_ = N / (1 + read * N / (12 * unique))
     law = fit_early(Points.of(N, D, world(TOGETHER, help_, fresh), unique=np.minimum(D, unique)))
     assert law.expected(1e6, 5e6) == pytest.approx(float(world(TOGETHER, 1e6, 5e6)), rel=0.02)
 

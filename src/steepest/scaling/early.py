@@ -14,7 +14,7 @@ Repeated tokens are worth the less, the more parameters there are to learn them 
 which is the 15 of N. Muennighoff et al. (https://arxiv.org/abs/2305.16264) at the twenty tokens a parameter of their runs, and 1 to 3
 where parameters are as many as tokens, as measured here (dev/LOG.md). And more parameters than a repeated text can feed help less:
 
-    N_eff = N / (1 + (1 - U / D) N / (12 U)),        D > U
+    N_eff = N / (1 + s N / (12 U)),        s = (D_eff - U) / (U R)  from 0, while tokens are fresh, to 1
 
 It knows no floor and must not be carried far: `trust` takes it away for longer runs, and where the loss of the runs fitted already
 falls more slowly than it did, as it does near a floor.
@@ -139,7 +139,7 @@ def as_fresh(n: ArrayLike, d: ArrayLike, unique: ArrayLike | None) -> tuple[Arra
     """N_eff and D_eff: a run on fresh tokens that is worth as much, for a law that knows no repeats.
 
     >>> [one.round().item() for one in as_fresh(1e6, 5e6, 1e6)], [one.item() for one in as_fresh(1e6, 5e6, 9e6)]
-    ([937500.0, 2729329.0], [1000000.0, 5000000.0])
+    ([932788.0, 2729329.0], [1000000.0, 5000000.0])
     """
     return fed(n, d, unique), effective_tokens(d, unique, repeats_worth(n, unique))
 
@@ -153,5 +153,6 @@ def fed(n: ArrayLike, d: ArrayLike, unique: ArrayLike | None) -> Array:
     n, d = np.asarray(n, np.float64), np.asarray(d, np.float64)
     if unique is None:
         return n
-    u = np.asarray(unique, np.float64)
-    return np.asarray(n / (1 + np.maximum(1 - u / d, 0) * n / (FED * u)))
+    u, worth = np.asarray(unique, np.float64), repeats_worth(n, unique)
+    read = (effective_tokens(d, unique, worth) - np.minimum(u, d)) / (u * worth)
+    return np.asarray(n / (1 + read * n / (FED * u)))
