@@ -13,7 +13,8 @@ import pytest
 
 from steepest.config import build
 from steepest.data import Corpus
-from steepest.errors import TrainingError
+from steepest.errors import ConfigError, TrainingError
+from steepest.model.size import n_matrix_parameters
 from steepest.optim import OptimConfig
 from steepest.optim.schedules import step_schedule
 from steepest.planning.choose import Circumstances, choose
@@ -243,6 +244,75 @@ def test_a_run_that_goes_on_from_another_has_no_ladder(parts: Any, monkeypatch: 
     assert "goes on from another" in record["unpredictable"]
 
 
+def choosing_until(parts: Any, monkeypatch: pytest.MonkeyPatch, **named: Any) -> dict[str, Any]:
+    """What a ladder would be asked for in a choice."""
+    given, corpus, kind, folder = parts
+    choosing = sys.modules["steepest.planning.choose"]
+    asked: dict[str, Any] = {}
+
+    class Asked(Exception):
+        """The ladder begins."""
+
+    def began(given: Any, fixed: Any, examples: Any, kind: Any, menu: Menu, *rest: Any, **more: Any) -> None:
+        asked.update(menu=menu, **more)
+        raise Asked
+
+    monkeypatch.setattr(choosing, "promise", began)
+    ago = named.pop("ago", 0.0)
+    timed = given.replace(train=given.train.replace(**named))
+    where = Circumstances(time.monotonic() - ago, cache=folder / "cache")
+    with pytest.raises(Asked):
+        choose(timed, corpus, kind, where, lambda name, fields: None)
+    return asked
+
+
+def test_a_ladder_takes_no_more_than_a_share_of_what_reading_has_left(
+    parts: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert 55 < choosing_until(parts, monkeypatch, time=600.0)["seconds"] <= 63
+    assert choosing_until(parts, monkeypatch, time=600.0, ago=560.0)["seconds"] < 8
+
+
+def test_a_ladder_stands_for_a_size_that_fits_the_memory(parts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    given, corpus, kind, folder = parts
+    choosing = sys.modules["steepest.planning.choose"]
+    real, tried = choosing._settled, list[int]()
+
+    def settled(given: RunConfig, model: Any, *more: Any) -> Any:
+        tried.append(n_matrix_parameters(model))
+        if tried[-1] > 700_000:
+            raise ConfigError("nothing fits")
+        return real(given.replace(train=given.train.replace(memory=None)), model, *more)
+
+    monkeypatch.setattr(choosing, "_settled", settled)
+    monkeypatch.setattr("steepest.planning.menu.MOST_EPOCHS", 1e9, raising=False)
+    whole = Menu.of(
+        given.replace(train=given.train.replace(time=600.0)), FIXED, Pace({1000: 1e-9}), 600.0, 10**9
+    )
+    fit = sum(size <= 700_000 for size in whole.sizes)
+    monkeypatch.setattr(choosing, "measure_pace", lambda *arguments: Pace({100_000: 3e-7}))
+    monkeypatch.setattr(choosing, "own_pace", lambda given, model, device, batch, pace: pace)
+    menu = choosing_until(parts, monkeypatch, time=600.0, memory=10**9)["menu"]
+    assert menu.sizes == whole.sizes[:fit] and len(tried) < 8
+    # Where nothing fits, no ladder is climbed to find that out.
+    monkeypatch.setattr(
+        choosing, "_settled", lambda *more: (_ for _ in ()).throw(ConfigError("nothing fits"))
+    )
+    small = given.replace(train=given.train.replace(time=600.0, memory=10**6))
+    where = Circumstances(time.monotonic(), cache=folder / "cache")
+    with pytest.raises(ConfigError, match="nothing fits"):
+        choose(small, corpus, kind, where, lambda name, fields: None)
+
+
+def test_a_cache_that_somebody_edited_costs_its_odd_lines_alone(parts: Any, tmp_path: Path) -> None:
+    given, corpus, kind, _ = parts
+    ladder = Ladder(given, FIXED, corpus, MACHINE, tmp_path)
+    whole = [one.rung for one in ladder.climb(RUNGS[:1], kind)]
+    with ladder.file.open("a") as file:
+        file.write('{"rung": {"depth": 1}}\n{}\n{"rung": 3, "curve": []}\n')
+    assert [one.rung for one in ladder.finished()] == whole == RUNGS[:1]
+
+
 def test_a_run_by_the_clock_ends_when_more_would_be_learnt_by_heart(parts: Any) -> None:
     given, corpus, kind, _ = parts
     heard: list[Any] = []
@@ -257,10 +327,10 @@ def test_a_run_by_the_clock_ends_when_more_would_be_learnt_by_heart(parts: Any) 
     assert "less time is enough" in heard and record["epochs"] == pytest.approx(7.0, rel=0.01)
     assert config.train.most_steps == pytest.approx(7 * corpus.train_tokens / 128, abs=1)
     heard.clear()
-    short = timed.replace(train=timed.train.replace(time=where.elapsed() + 6.0))
+    short = timed.replace(train=timed.train.replace(time=where.spent() + 6.0))
     slow = Circumstances(time.monotonic(), machine_factor=0.01)  # buys less than a pass
     config, _ = choose(short, corpus, kind, slow, lambda name, fields: heard.append(fields.get("event")))
     assert config.train.most_steps is None
     assert "less time is enough" not in heard
-    own = timed.replace(train=timed.train.replace(most_steps=10**6))
+    own = timed.replace(train=timed.train.replace(most_steps=10**6, compile=False))
     assert choose(own, corpus, kind, where, lambda name, fields: None)[0].train.most_steps == 10**6

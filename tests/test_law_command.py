@@ -44,6 +44,15 @@ def test_json_has_the_published_exponents_and_the_predictions_asked_for(table: P
     assert (table.parent / "runs-law.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_folder_one_stands_in(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = table.parent / "runs"
+    for k, (n, d, loss) in enumerate(zip(N[::3], D[::3], LOSS[::3], strict=True)):
+        write_run(runs, f"run-{k:03d}", int(n), int(d), float(loss))
+    monkeypatch.chdir(runs)
+    run(".")
+    assert (table.parent / "runs-law.png").stat().st_size > 10_000
+
+
 def test_words(table: Path) -> None:
     told = run(table, "--no-picture", "--at", "1B,20B")
     assert "36 runs" in told and "Kaplan" in told and "Chinchilla" in told and "predicted" in told

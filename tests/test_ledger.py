@@ -37,6 +37,16 @@ def test_a_run_counts_once_by_its_newest_score(tmp_path: Path) -> None:
     assert record.median_error == pytest.approx(0.5 * (math.exp(0.03) - 1 + 1 - math.exp(-0.05)))
 
 
+def test_lines_that_somebody_edited_count_for_nothing(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.add(score("a", 0.01))
+    good = ledger.record()
+    for odd in ({}, {"run": "b"}, {**score("c", 0.1), "reached": math.nan}, {**score("d", 0.1), "high80": "wide"},
+                {**score("e", 0.1), "low80": 2.0, "high80": 2.0}, {**score("f", 0.1), "predicted": 0}):  # fmt: skip
+        ledger.add(odd)
+    assert ledger.record() == good and [one["run"] for one in ledger.scores()] == ["a"]
+
+
 @pytest.mark.parametrize("too_narrow", [0.8, 1.0, 2.0])
 def test_the_multiplier_goes_to_what_makes_eight_in_ten_right(too_narrow: float) -> None:
     dice, spread = random.Random(1), 0.02 / 1.2816

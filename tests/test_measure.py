@@ -10,7 +10,7 @@ import torch
 from steepest.model import Transformer, TransformerConfig
 from steepest.model.size import n_matrix_parameters
 from steepest.planning import measure
-from steepest.planning.measure import PROBE_TOKENS, WIDE, Pace, own_pace, rung_pace
+from steepest.planning.measure import PROBE_TOKENS, SETTLING_TOKENS, WIDE, Pace, own_pace, rung_pace
 from steepest.train.run import RunConfig
 
 CPU = torch.device("cpu")
@@ -58,6 +58,22 @@ def test_timing_it_takes_no_more_than_its_share(pace: Pace) -> None:
     assert own_pace(given(600), MODEL, torch.device("cuda"), 2**16, pace) is pace
 
 
+def test_a_large_batch_of_the_user_is_not_timed_as_a_whole(pace: Pace) -> None:
+    wide = given(600)
+    wide = wide.replace(batches=wide.batches.replace(batch_tokens=2**17))
+    n = n_matrix_parameters(MODEL)
+    whole = own_pace(wide, MODEL, CPU, 2**17, pace).seconds_per_token(n)
+    assert whole == pytest.approx(
+        OVERHEAD / 2**14 + TOKEN
+    )  # four steps of so many tokens are within 1% of ten minutes
+    short = own_pace(given(120), MODEL, CPU, 2**17, pace).seconds_per_token(n)
+    assert short > whole
+    shapes = [MODEL.replace(width=32)]
+    assert rung_pace(wide, shapes, pace).measured[n_matrix_parameters(shapes[0])] == pytest.approx(
+        OVERHEAD / SETTLING_TOKENS + TOKEN
+    )
+
+
 def test_rungs_side_by_side_are_as_slow_as_the_slowest(pace: Pace, monkeypatch: pytest.MonkeyPatch) -> None:
     mine = os.getpid()
 
@@ -79,9 +95,9 @@ def test_blocks_are_compiled_where_a_long_run_gains_by_it(monkeypatch: pytest.Mo
 
     def settled(seconds: float, slowness: float | None, said: bool | None = None) -> bool | None:
         monkeypatch.setattr(measure, "compiled_slowness", lambda *_: asked.append(seconds) or slowness)
-        config = given(seconds)
+        config = given(7200)
         config = config.replace(train=config.train.replace(compile=said))
-        return measure.settle_compiling(config, MODEL, CPU, 4096)[0].train.compile
+        return measure.settle_compiling(config, MODEL, CPU, 4096, seconds=seconds)[0].train.compile
 
     assert [settled(7200, slowness) for slowness in (0.8, 0.99, 1.2, None)] == [True, False, False, False]
     assert asked == [7200] * 4
@@ -112,5 +128,5 @@ def test_without_a_compiler_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch)
             block.register_forward_pre_hook(broken)
 
     monkeypatch.setattr(Transformer, "compile_blocks", compiled)
-    config, slowness = measure.settle_compiling(given(7200), MODEL, CPU, 128)
+    config, slowness = measure.settle_compiling(given(7200), MODEL, CPU, 128, seconds=7200)
     assert slowness is None and config.train.compile is False

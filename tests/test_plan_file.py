@@ -11,9 +11,11 @@ from conftest import make_text
 from labelled_texts import lexical_rows, write_tsv
 from steepest import api
 from steepest.api.settings import Settings
+from steepest.data import open_corpus
 from steepest.errors import ConfigError, DataError, SteepestError
 from steepest.planning import Circumstances, choose, plan_record, read_plan
 from steepest.planning.choose import Promise
+from steepest.planning.plan_file import data_fingerprint
 from steepest.planning.promise import promise
 from steepest.train.kinds import kind_of
 
@@ -72,6 +74,18 @@ def test_other_data_is_refused(tmp_path: Path, plan: Path, text_file: Path) -> N
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_text_changed_in_its_middle_is_other_data(tmp_path: Path) -> None:
+    found = []
+    for name, middle in (("a", "b"), ("b", "c")):  # 200,000 characters apart from both ends, as many tokens
+        path = tmp_path / f"{name}.txt"
+        path.write_text("ab cd " * 40_000 + middle + " ab cd" * 40_000)
+        given = Settings(steps=3, overrides=(*SMALL, "data.split=position")).resolve([path])
+        found.append(
+            data_fingerprint(open_corpus(kind_of(given).prepare(given, tmp_path / "cache", silent)[2].path))
+        )
+    assert found[0] != found[1]
+
+
 def test_another_machine_is_refused_unless_it_was_planned_for(tmp_path: Path, plan: Path) -> None:
     made_for = json.loads(plan.read_text())["fingerprint"]
     other = {**made_for, "machine": {"device": "cuda", "processor": "another", "cores": 1}}
@@ -90,6 +104,43 @@ def test_what_is_not_a_plan_is_refused(tmp_path: Path, text: str, told: str) -> 
     (tmp_path / "plan.json").write_text(text)
     with pytest.raises(ConfigError, match=told):
         train(tmp_path, tmp_path / "plan.json")
+
+
+@pytest.mark.parametrize("lacking", ["parameters", "tokens", "epochs", "fingerprint"])
+def test_half_a_plan_is_refused_before_anything_is_written(tmp_path: Path, plan: Path, lacking: str) -> None:
+    for odd in (None, "many", []):
+        with pytest.raises(ConfigError, match=f"not a whole plan: it lacks {lacking};.*make one with"):
+            train(tmp_path, change(plan, **{lacking: odd}))
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("odd", [{"value": 3.0}, {"value": 3.0, "low": 4.0, "high": 9.0}, [1], None])
+def test_a_promise_that_is_not_whole_is_no_promise(tmp_path: Path, plan: Path, odd: Any) -> None:
+    run = train(tmp_path, change(plan, prediction=odd))
+    assert run.result is not None and run.score is None
+    assert "not whole" in json.loads(run.folder.plan.read_text())["unpredictable"]
+
+
+def test_a_run_whose_plan_is_damaged_says_so(tmp_path: Path, plan: Path) -> None:
+    run = train(tmp_path, plan)
+    run.folder.plan.write_text('{"tokens": 3')
+    with pytest.raises(SteepestError, match="gone or damaged"):
+        api.resume(run.folder.name, runs=tmp_path / "runs", cache=tmp_path / "cache")
+
+
+def test_a_plan_for_another_machine_leaves_it_its_own_choices(tmp_path: Path, text_file: Path) -> None:
+    overrides = (*SMALL[:5], "train.device=cpu", "train.dtype=float32", "train.sample_tokens=0")
+    for factor in (1.0, 4.0):
+        made = api.plan(
+            text_file, time="20s", machine_factor=factor, cache=tmp_path / "cache", overrides=overrides
+        )
+        chosen = made.config.train.threads, made.config.train.compile
+        assert (chosen == (None, None)) is (factor != 1.0)
+        assert made.config.train.dtype == "float32"  # the user's own stays
+    made.save(tmp_path / "plan.json")
+    run = train(tmp_path, tmp_path / "plan.json")
+    assert run.config.train.threads is not None and run.config.train.compile is False
+    assert run.config.optim.lr == made.config.optim.lr and run.config.batches == made.config.batches
 
 
 def test_no_plan_and_a_second_budget_are_refused(tmp_path: Path, plan: Path) -> None:

@@ -115,6 +115,32 @@ def test_a_menu_keeps_the_rule_without_a_law_and_scales_with_the_budget() -> Non
     assert menu.up_to(3).sizes == menu.sizes[:3] and menu.only(2).sizes == menu.sizes[2:3]
 
 
+def test_a_menu_holds_no_more_steps_than_the_user_allows() -> None:
+    from steepest.planning.rules import FAMILY, default_batch_tokens, member
+
+    models = tuple(member({"vocab_size": 256, "context": 64}, shape) for shape in FAMILY[:4])
+    menu = Menu(models, (4e7, 3e6, 1e6, 2e5), 50_000, most_steps=500)
+    for index, tokens in enumerate(
+        menu.tokens
+    ):  # as many as the rule's batch for so many tokens makes of 500 steps
+        assert tokens == min(menu.bought[index], 500 * default_batch_tokens(64, int(tokens)))
+        assert menu.batch(index) == default_batch_tokens(64, int(tokens))
+    own = Menu(models, (4e7, 3e6, 1e6, 2e5), 50_000, most_steps=500, batch_tokens=1000)
+    assert own.tokens == (5e5, 5e5, 5e5, 2e5) and own.batch(0) == 1000
+    assert (
+        Menu(models, (4e7,) * 4, 50_000, most_steps=10**6).tokens == (4e7,) * 4
+    )  # seven passes, unless the user says more
+
+
+def test_a_run_smaller_than_the_narrowest_rung_has_no_ladder() -> None:
+    assert (
+        design(
+            [], n=30_000, tokens=1e6, seconds=60, cost=lambda rungs: 0.0, least_tokens=1, most_tokens=10**9
+        )
+        == []
+    )
+
+
 def test_a_short_text_is_not_read_for_ever_and_takes_no_large_model() -> None:
     from steepest.planning.rules import FAMILY, member
 

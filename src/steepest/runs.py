@@ -61,6 +61,20 @@ class RunFolder:
         """Append one line to ``events.jsonl``, with the time of day."""
         append_lines(self.events, {"event": kind, "at": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **fields})
 
+    def read_plan(self) -> dict[str, Any]:
+        """What was decided before training.
+
+        Raises:
+            RunError: the file is gone or damaged.
+        """
+        try:
+            plan = json.loads(self.plan.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            plan = None
+        if not isinstance(plan, dict):
+            raise RunError(f"{self.plan} is gone or damaged; without it this run cannot go on")
+        return plan
+
     def read_metrics(self) -> list[dict[str, Any]]:
         """All whole lines of ``metrics.jsonl``."""
         return list(read_lines(self.metrics))

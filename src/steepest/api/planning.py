@@ -16,6 +16,17 @@ from steepest.runs import write_atomically
 from steepest.train.kinds import kind_of
 from steepest.train.run import Listener, RunConfig
 
+# Settings that are chosen by measuring the machine.
+OF_THE_MACHINE = (
+    "threads",
+    "dtype",
+    "compile",
+    "micro_batch",
+    "backward",
+    "recompute_blocks",
+    "step_in_backward",
+)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -74,6 +85,9 @@ def plan(
     kind, given, examples = kind_of(given).prepare(given, place, listen)
     where = Circumstances(began, cache=place, ahead=True, machine_factor=machine_factor)
     resolved, record = choose(given, examples, kind, where, listen)
+    if machine_factor != 1.0:  # the other machine chooses for itself, when the plan is carried out
+        own = {name: getattr(given.train, name) for name in OF_THE_MACHINE}
+        resolved = resolved.replace(train=resolved.train.replace(**own))
     return Plan(resolved, plan_record(resolved, record, examples))
 
 

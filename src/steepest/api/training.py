@@ -1,6 +1,5 @@
 """Train, resume, rewind: a budget and a text in, a run out."""
 
-import json
 import shutil
 import time
 from collections.abc import Iterable, Mapping
@@ -33,6 +32,7 @@ from steepest.planning import (
     keep_score,
     plan_record,
     read_plan,
+    settle_here,
 )
 from steepest.runs import FORMAT, RunFolder, check_new_name, create_run, open_run, write_atomically
 from steepest.train.kinds import Kind, NextTokenKind, kind_of
@@ -107,6 +107,8 @@ def train(
             resolved = resolved.replace(data=resolved.data.replace(sources=absolute(sources)))
         kind, resolved, examples = kind_of(resolved).prepare(resolved, place, listen)
         check_plan(record, resolved, examples)
+        if record.get("machine_factor", 1.0) != 1.0:
+            resolved = settle_here(resolved, examples, kind)
     state = compose(resolved, examples, kind.objective)
     take_over(state.objective, resolved)
     folder = create_run(runs, name)
@@ -208,7 +210,7 @@ def _go_on(
 ) -> TrainedRun:
     """Train on from where the parts stand; metric lines beyond that are made again."""
     folder.truncate_metrics(parts.state.step)
-    plan = json.loads(folder.plan.read_text(encoding="utf-8"))
+    plan = folder.read_plan()
     listen("run", {"folder": folder, "config": config, "plan": plan, "resumed_at": parts.state.step})
     return _carry_out(folder, config, parts, cache, listen=listen, began=began)
 
@@ -218,7 +220,7 @@ def _carry_out(
 ) -> TrainedRun:
     """Train to the end, with forecasts along the way, and score the promise there."""
     state, kind = parts.state, parts.kind
-    plan = json.loads(folder.plan.read_text(encoding="utf-8"))
+    plan = folder.read_plan()
     hooks: list[Hook] = []
     long_enough = config.train.time is not None and config.train.time >= LEAST_TIME
     if long_enough and kind_of(config) is NextTokenKind and parts.examples.held_out_tokens:

@@ -198,7 +198,9 @@ class Display:
         if reason := plan.get("unpredictable"):
             from steepest.planning import LEAST_TIME
 
-            follows = "; a forecast follows during the run" if (plan.get("time") or 0) >= LEAST_TIME else ""
+            text = plan.get("config", {}).get("objective", {}).get("kind", "next-token") == "next-token"
+            later = text and (plan.get("time") or 0) >= LEAST_TIME
+            follows = "; a forecast follows during the run" if later else ""
             self.line("predicted", f"nothing: {reason}{follows}")
         if told := plan.get("prediction"):
             self.line("predicted", f"{told['value']:.3f} bits per byte (80% interval {told['low']:.3f} to {told['high']:.3f}, "

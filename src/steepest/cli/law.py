@@ -53,7 +53,8 @@ def law(
     asked += [fitted.optimal(one) for one in compute or []]
     said = read_law(fitted)
     predicted = [{"n": n, "d": d, **fitted.predict(n, d).record()} for n, d in asked]
-    path = png or table.with_name(f"{table.stem}-law.png")
+    whole = table.absolute()
+    path = png or whole.with_name(f"{whole.stem}-law.png")
     if picture:
         from steepest.cli.law_picture import draw_law
 

@@ -8,6 +8,7 @@
 With a budget in steps, tokens or epochs nothing is measured: the run is a pure function of config and seed.
 """
 
+import bisect
 import math
 import time
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from steepest.planning.measure import (
     settle,
     settle_compiling,
 )
-from steepest.planning.menu import Menu
+from steepest.planning.menu import NEAR, Menu
 from steepest.planning.promise import LADDER_SHARE, LEAST_TIME, PLANNING_SHARE, Promise, promise
 from steepest.planning.rules import (
     MOST_EPOCHS,
@@ -58,6 +59,8 @@ MIDDLING = (2, 128)  # whose steps decide on threads and dtype
 PREDICTING = (
     3.0  # seconds that a prediction of memory takes, most of them to import the compiler's fake tensors
 )
+COMPILE_SECONDS = 20.0  # of a run whose blocks are compiled, before it trains
+MOST_OF_THE_REST = 0.2  # of the time left, that a ladder may take
 PREDICTING_SHARE = 0.02  # of the time, that it may take where nobody asked for a limit
 LIKE = 4  # times the parameters of the largest model timed: still like it, for memory that is nowhere near its limit
 
@@ -78,9 +81,9 @@ class Circumstances:
     ahead: bool = False
     machine_factor: float = 1.0
 
-    def elapsed(self) -> float:
-        """Seconds since the command began."""
-        return time.monotonic() - self.started
+    def spent(self) -> float:
+        """Seconds of the run's time that are gone: since the command began, or what a planned run will need to start."""
+        return START_SECONDS if self.ahead else time.monotonic() - self.started
 
 
 def choose(
@@ -151,14 +154,12 @@ def _by_own_step(
     given = given.replace(train=given.train.replace(threads=threads))
     listen("machine", {"threads": threads, "flops": record["flops"], "device": device.type,
                        "dtype": given.train.dtype})  # fmt: skip
-    left = where.machine_factor * max(
-        budget - (START_SECONDS if where.ahead else where.elapsed()), 0.05 * budget
-    )
+    left = where.machine_factor * max(budget - where.spent(), 0.05 * budget)
     steps = max(1, int(left / max(seconds[str(threads)], 1e-9)))
     if kind.most_epochs is not None and steps > (
         enough := max(1, kind.most_epochs * batches.n_sequences // rows)
     ):
-        needed = where.elapsed() + SLACK * enough * seconds[str(threads)] + REST_SHARE * budget
+        needed = where.spent() + SLACK * enough * seconds[str(threads)] + REST_SHARE * budget
         if (
             needed < budget and not where.ahead
         ):  # more epochs would be learnt by heart: the rest of the time is not used
@@ -180,9 +181,9 @@ def _dtype(given: RunConfig, model: TransformerConfig, device: torch.device) -> 
 
 
 def _refuse_too_short(budget: float, where: Circumstances) -> None:
-    if budget - where.elapsed() < LEAST_SECONDS:
+    if (left := budget - where.spent()) < LEAST_SECONDS:
         raise ConfigError(
-            f"--time {budget:g}s is too short: {budget - where.elapsed():.0f}s would be left for training after reading "
+            f"--time {budget:g}s is too short: {left:.0f}s would be left for training after reading "
             f"and tokenizing, and {LEAST_SECONDS:.0f}s is the least; give more time, or a budget in --steps"
         )
 
@@ -203,28 +204,30 @@ def _by_time(
     given = settle(given, member(fixed, MIDDLING), device, record)
     listen("machine", {"threads": given.train.threads or 1, "flops": record["flops"], "device": device.type,
                        "dtype": given.train.dtype})  # fmt: skip
-    pace = measure_pace(given, fixed, device, where.started)
+    pace = measure_pace(given, fixed, device, time.monotonic() - where.spent())
     afresh = given.train.start is None
     climbing = kind.ladder and where.cache is not None and budget >= LEAST_TIME and afresh
-    allowed = (
-        min(LADDER_SHARE * budget, PLANNING_SHARE * budget - (time.monotonic() - began)) if climbing else 0.0
-    )
 
-    def menu(pace: Pace, still: float) -> Menu:
+    def menu(pace: Pace, still: float = 0.0) -> Menu:
         # Never less than a little: a budget that measuring has eaten still gets its smallest model.
-        spent = START_SECONDS if where.ahead else where.elapsed() + still
+        spent = where.spent() + (0.0 if where.ahead else still)
+        if given.train.compile:
+            spent += COMPILE_SECONDS
         seconds = where.machine_factor * max(budget - spent, 0.05 * budget)
         return Menu.of(given, fixed, pace, seconds, examples.train_tokens, kind.most_matrix_parameters)
 
-    def ruled(planned: Menu) -> tuple[TransformerConfig, torch.device, int]:
-        """The rule's model, where it trains, and tokens a step."""
-        model, tokens = planned.models[planned.rule], int(planned.tokens[planned.rule])
-        return model, device, default_batch_tokens(model.context, tokens)
+    count = _fitting(given, menu(pace, LADDER_SHARE * budget if climbing else 0.0), examples, kind)
 
     def at_own_batch(pace: Pace, still: float) -> Pace:
-        return own_pace(given, *ruled(menu(pace, still)), pace)
+        planned = menu(pace, still).up_to(count)
+        return own_pace(given, planned.models[planned.rule], device, planned.batch(planned.rule), pace)
 
-    pace = at_own_batch(pace, allowed)
+    def ladder_seconds() -> float:
+        planned = min(LADDER_SHARE * budget, PLANNING_SHARE * budget - (time.monotonic() - began))
+        return min(planned, MOST_OF_THE_REST * (budget - where.spent()))
+
+    pace = at_own_batch(pace, ladder_seconds() if climbing else 0.0)
+    allowed = ladder_seconds() if climbing else 0.0
     record["seconds_per_token"] = {size: pace.slowness * seconds for size, seconds in pace.measured.items()}
 
     if where.cache is not None and climbing:
@@ -233,52 +236,118 @@ def _by_time(
             fixed,
             examples,
             kind,
-            menu(pace, allowed),
+            menu(pace, allowed).up_to(count),
             pace,
             where.cache,
             seconds=allowed,
             listen=listen,
         )
     else:
-        why = (f"{budget:.0f}s are too short for a ladder of small runs; it takes {LEAST_TIME:.0f}s at least" if afresh
-               else "a run that goes on from another has no ladder: small runs start from random weights")  # fmt: skip
-        found = Promise(reason="" if where.cache is None else why)
+        found = Promise(reason="" if where.cache is None else _no_ladder(given, kind))
     if found.record is not None:  # some time has passed: is the machine as fast as it was?
         pace = at_own_batch(pace, 0.0)
-    given, slowness = settle_compiling(given, *ruled(menu(pace, 0.0)))
+    likely = menu(pace).up_to(count)
+    index = likely.best(found.outlook)
+    here = where.machine_factor == 1.0  # another machine tries for itself
+    seconds = likely.tokens[index] * pace.seconds_per_token(likely.sizes[index]) if here else 0.0
+    given, slowness = settle_compiling(
+        given, _with_dropout(given, likely, index), device, likely.batch(index), seconds=seconds
+    )
     if slowness is not None:
         record["compiled_slowness"] = slowness
-    final = menu(pace.times(slowness if given.train.compile and slowness else 1.0), 0.0)
+        if given.train.compile:
+            pace = pace.times(slowness)
     hasty = given.train.memory is None and PREDICTING_SHARE * budget < PREDICTING
     config, record = _decide(
-        given, final, found, examples, kind, record, timed=LIKE * max(pace.measured) if hasty else 0
+        given,
+        menu(pace),
+        count,
+        found,
+        examples,
+        kind,
+        record,
+        timed=LIKE * max(pace.measured) if hasty else 0,
     )
     if config.train.most_steps != given.train.most_steps:  # more epochs would be learnt by heart
         listen("event", {"event": "less time is enough", "epochs": MOST_EPOCHS})
     return config, record
 
 
+def _no_ladder(given: RunConfig, kind: Kind) -> str:
+    """Why there is none."""
+    if not kind.ladder:
+        return f"the loss of {given.objective.kind} is not predicted: ladders are for next-token"
+    if given.train.start is not None:
+        return "a run that goes on from another has no ladder: small runs start from random weights"
+    return f"{given.train.time:.0f}s are too short for a ladder of small runs; it takes {LEAST_TIME:.0f}s at least"
+
+
+def _with_dropout(given: RunConfig, menu: Menu, index: int) -> TransformerConfig:
+    """The model of one size, with the rule's dropout unless the user gave one."""
+    model = menu.models[index]
+    if "dropout" in given.model.model_fields_set:
+        return model
+    return model.replace(dropout=default_dropout(menu.epochs(index)))
+
+
+def _of_menu(
+    given: RunConfig,
+    menu: Menu,
+    index: int,
+    examples: Examples,
+    kind: Kind,
+    multiplier: float = 1.0,
+    timed: int = 0,
+) -> tuple[RunConfig, dict[str, Any]]:
+    """The whole config of one size, and how its memory is split."""
+    tokens = max(1, int(menu.tokens[index]))
+    model = _with_dropout(given, menu, index)
+    config, memory = _settled(given, model, tokens, examples, kind, multiplier, timed)
+    if menu.tokens[index] < menu.bought[index] and given.train.most_steps is None:
+        steps = math.ceil(tokens / (config.batches.batch_tokens or model.context))
+        config = config.replace(train=config.train.replace(most_steps=steps))
+    return config, memory
+
+
+def _fitting(given: RunConfig, menu: Menu, examples: Examples, kind: Kind) -> int:
+    """How many sizes, from the smallest on, fit the memory that the user allows: a ladder must stand for one of them.
+
+    Raises:
+        ConfigError: not even the smallest does.
+    """
+    if given.train.memory is None:
+        return len(menu.models)
+
+    def fits(index: int) -> bool:
+        try:
+            _of_menu(given, menu, index, examples, kind)
+        except ConfigError:
+            return False
+        return True
+
+    sizes = menu.sizes
+    largest = max(index for index, size in enumerate(sizes) if size <= NEAR * sizes[menu.rule])
+    if fits(largest):
+        return len(sizes)
+    _of_menu(given, menu, 0, examples, kind)
+    return bisect.bisect_left(range(1, largest), True, key=lambda index: not fits(index)) + 1
+
+
 def _decide(
-    given: RunConfig, menu: Menu, found: Promise, examples: Examples, kind: Kind, record: dict[str, Any],
+    given: RunConfig, whole: Menu, count: int, found: Promise, examples: Examples, kind: Kind, record: dict[str, Any],
     *, timed: int,
 ) -> tuple[RunConfig, dict[str, Any]]:  # fmt: skip
     """The best size that fits the memory, and what is promised of it.
 
     Args:
+        count: sizes of the menu, from the smallest on, that are likely to fit.
         timed: matrix parameters up to which the steps timed so far stand for the run's, in memory.
     """
-    whole, index = menu, menu.best(found.outlook)
+    menu = whole.up_to(count)
+    index = menu.best(found.outlook)
 
     def settled(menu: Menu, index: int, given: RunConfig = given) -> tuple[RunConfig, dict[str, Any]]:
-        model = menu.models[index]
-        if "dropout" not in given.model.model_fields_set:
-            model = model.replace(dropout=default_dropout(menu.epochs(index)))
-        tokens = max(1, int(menu.tokens[index]))
-        config, memory = _settled(given, model, tokens, examples, kind, found.multiplier, timed)
-        if menu.tokens[index] < menu.bought[index] and given.train.most_steps is None:
-            steps = math.ceil(tokens / (config.batches.batch_tokens or model.context))
-            config = config.replace(train=config.train.replace(most_steps=steps))
-        return config, memory
+        return _of_menu(given, menu, index, examples, kind, found.multiplier, timed)
 
     while True:
         try:
@@ -313,6 +382,12 @@ def _decide(
         menu, index, memory=whole if given.train.memory is None else whole.only(more_memory())
     )  # fmt: skip
     return config, record
+
+
+def settle_here(config: RunConfig, examples: Examples, kind: Kind) -> RunConfig:
+    """A config that was planned on another machine, with what depends on the machine: threads, dtype, split of the batch."""
+    config = settle(config, config.model, resolve_device(config.train.device), {})
+    return _settled(config, config.model, config.train.expected_tokens, examples, kind)[0]
 
 
 def _settled(

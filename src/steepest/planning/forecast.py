@@ -13,7 +13,6 @@ The plan's prediction counts as one more observation:
 A run whose plan promised nothing is forecast from itself alone.
 """
 
-import json
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from steepest.errors import DataError
+from steepest.errors import DataError, RunError
 from steepest.planning.ledger import Ledger
+from steepest.planning.plan_file import promised
 from steepest.planning.predict import Z80
 from steepest.runs import RunFolder
 from steepest.scaling import fit_curve
@@ -74,14 +74,11 @@ class Forecaster:
         factors = [state.schedule.factor(step) for step in range(total)]
         try:
             found = forecast(
-                self.folder.read_metrics(), factors, self.plan.get("prediction"), self.plan.get("epochs", 1.0),
+                self.folder.read_metrics(), factors, promised(self.plan), self.plan.get("epochs", 1.0),
                 self.plan.get("matrix_parameters", 0) / max(self.plan.get("tokens", 0), 1),
             )  # fmt: skip
-        except (
-            DataError,
-            ValueError,
-            np.linalg.LinAlgError,
-        ):  # too early; and a forecast must never end a run
+        # Too early, or a damaged plan; and a forecast must never end a run.
+        except (DataError, ValueError, TypeError, LookupError, ArithmeticError, np.linalg.LinAlgError):
             self._not_before = state.step + max(1, total // RETRIES)
             return
         mark = max(one for one in self._marks if one <= share)
@@ -94,7 +91,7 @@ class Forecaster:
 def forecast(
     lines: Sequence[Mapping[str, Any]],
     factors: Sequence[float],
-    promised: Mapping[str, Any] | None,
+    told: Mapping[str, Any] | None,
     epochs: float,
     parameters: float = 0.0,
 ) -> dict[str, Any]:
@@ -103,7 +100,7 @@ def forecast(
     Args:
         lines: of ``metrics.jsonl`` so far.
         factors: share of the peak rate at every step of the whole run.
-        promised: the plan's prediction.
+        told: the plan's prediction.
         epochs: of the whole run.
         parameters: for each of its tokens.
 
@@ -121,9 +118,9 @@ def forecast(
     else:
         own, own_spread = _by_curve(lines, seen, factors, epochs)
     value, deviation = own, own_spread
-    if promised:
-        prior = math.log(promised["value"])
-        prior_spread = max(math.log(promised["high"] / promised["low"]) / (2 * Z80), 1e-4)
+    if told:
+        prior = math.log(told["value"])
+        prior_spread = max(math.log(told["high"] / told["low"]) / (2 * Z80), 1e-4)
         weight = own_spread**-2 / (own_spread**-2 + prior_spread**-2)
         value = weight * own + (1 - weight) * prior
         deviation = (own_spread**-2 + prior_spread**-2) ** -0.5
@@ -213,12 +210,15 @@ def _carried_on(
 
 def keep_score(folder: RunFolder, config: RunConfig, result: Result, ledger: Ledger) -> dict[str, Any] | None:
     """Write ``score.json`` for a finished run, and a line of the ledger if a loss was promised."""
-    plan = json.loads(folder.plan.read_text(encoding="utf-8"))
+    try:
+        plan = folder.read_plan()
+    except RunError:
+        return None  # damaged while the run trained, which has its result nevertheless
     reached = result.metrics.get(METRIC)
     events = folder.read_events()
     forecasts = [event for event in standing(events) if event["event"] == "forecast" and "value" in event]
-    promised = plan.get("prediction")
-    if reached is None or not (promised or forecasts):
+    told = promised(plan)
+    if reached is None or not (told or forecasts):
         return None
     score: dict[str, Any] = {
         "run": str(folder.path.absolute()), "at": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "metric": METRIC,
@@ -229,14 +229,14 @@ def keep_score(folder: RunFolder, config: RunConfig, result: Result, ledger: Led
              "inside80": one["low"] <= reached <= one["high"]} for one in forecasts
         ],
     }  # fmt: skip
-    if promised:
+    if told:
         score |= {
-            "predicted": promised["value"], "low80": promised["low"], "high80": promised["high"],
-            "low95": promised["low95"], "high95": promised["high95"], "multiplier": promised["multiplier"],
-            "tokens_planned": promised["tokens"], "error": reached / promised["value"] - 1,
-            "inside80": promised["low"] <= reached <= promised["high"],
-            "inside95": promised["low95"] <= reached <= promised["high95"],
-            "predicted_for_these_tokens": _for_tokens(plan, result.tokens),
+            "predicted": told["value"], "low80": told["low"], "high80": told["high"],
+            "low95": told["low95"], "high95": told["high95"], "multiplier": told["multiplier"],
+            "tokens_planned": told["tokens"], "error": reached / told["value"] - 1,
+            "inside80": told["low"] <= reached <= told["high"],
+            "inside95": told["low95"] <= reached <= told["high95"],
+            "predicted_for_these_tokens": _for_tokens(plan, told, result.tokens),
         }  # fmt: skip
         if not any(event["event"] == "rewound" and event.get("changes") for event in events):
             ledger.add(score)  # a run whose settings were changed on the way is not the one that was promised
@@ -259,12 +259,11 @@ def standing(events: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return kept
 
 
-def _for_tokens(plan: Mapping[str, Any], tokens: int) -> float:
+def _for_tokens(plan: Mapping[str, Any], told: Mapping[str, Any], tokens: int) -> float:
     """The promise, had it known how many tokens the time would buy: tells a wrong law from a wrong pace."""
-    law, promised = plan["law"], plan["prediction"]
 
     def at(seen: float) -> float:
         unique = max(plan["tokens"] / plan["epochs"], 1.0)
-        return value_of(law, promised["matrix_parameters"], seen, unique) or math.nan
+        return value_of(plan.get("law") or {}, told["matrix_parameters"], seen, unique) or math.nan
 
-    return float(promised["value"]) * at(tokens) / at(promised["tokens"])
+    return float(told["value"]) * at(tokens) / at(told["tokens"])

@@ -66,10 +66,13 @@ class Ladder:
         return self.path / "rungs.jsonl"
 
     def finished(self) -> list[Finished]:
-        """All rungs that are finished, the newest of equal ones."""
+        """All rungs that are finished, the newest of equal ones; lines that are not whole are passed over."""
         found = {}
         for record in read_lines(self.file):
-            rung = Finished.of(record)
+            try:
+                rung = Finished.of(record)
+            except (KeyError, TypeError, ValueError):
+                continue
             found[rung.rung] = rung
         return list(found.values())
 

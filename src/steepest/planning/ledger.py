@@ -22,6 +22,7 @@ from steepest.runs import append_lines, read_lines
 
 BELIEF = 8.0
 LEAST, MOST = 0.7, 3.0  # of the multiplier
+LOSSES = ("predicted", "reached", "low80", "high80")
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Ledger:
     def scores(self) -> list[dict[str, Any]]:
         """The newest score of every run, oldest first."""
         found: dict[str, dict[str, Any]] = {}
-        for score in read_lines(self.file):
+        for score in filter(whole, read_lines(self.file)):
             found.pop(score["run"], None)
             found[score["run"]] = score
         return list(found.values())
@@ -81,6 +82,24 @@ class Ledger:
     def multiplier(self) -> float:
         """What half-widths are multiplied by."""
         return multiplier_of(self.scores())
+
+
+def whole(score: dict[str, Any]) -> bool:
+    """Whether a score says all that is counted: lines of a file that anybody may have edited.
+
+    >>> whole({"run": "a", "predicted": 1.0})
+    False
+    """
+    figures = [score.get(key) for key in (*LOSSES, "error", "multiplier")]
+    if not all(isinstance(one, int | float) and math.isfinite(one) for one in figures):
+        return False
+    if not score["low80"] < score["predicted"] < score["high80"]:
+        return False
+    return (
+        "run" in score
+        and all(score[key] > 0 for key in (*LOSSES, "multiplier"))
+        and {"inside80", "inside95"} <= score.keys()
+    )
 
 
 def multiplier_of(scores: list[dict[str, Any]]) -> float:

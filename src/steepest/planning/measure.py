@@ -36,9 +36,9 @@ MEASURING_SHARE = 0.25  # of the time, all that comes before it included, after 
 PROBING_SHARE = 0.03  # of the time, after which no further size is timed
 PROBE_TOKENS = 2048  # of the steps that are timed
 COMPILING_TIME = {
-    "cpu": 1800.0,
-    "cuda": 600.0,
-}  # seconds of a run, from which on it is tried whether compiling pays
+    "cpu": 1200.0,
+    "cuda": 500.0,
+}  # seconds left, from which on it is tried whether compiling pays
 COMPILING_GAIN = 0.03  # of a step's seconds, from which on it does
 OWN_SHARE, REPEATS = 0.01, 4  # of the time, that timing the run's own step may take; how often it is done
 SETTLING_TOKENS = 1024  # of those that only decide on threads and dtype, and of all where the time is short
@@ -114,10 +114,7 @@ def own_pace(
 def compiled_slowness(
     given: RunConfig, model: TransformerConfig, device: torch.device, batch_tokens: int
 ) -> float | None:
-    """How many times as long a step takes whose blocks are compiled; ``None`` if they cannot be compiled.
-
-    The kernels stay cached, so the run that compiles them again need not wait.
-    """
+    """How many times as long a step takes whose blocks are compiled; ``None`` if they cannot be compiled."""
     probe = StepProbe(**_probe(given, model, device, min(batch_tokens, MICRO_BATCH_TOKENS)))
     eager = seconds_of(probe, repeats=REPEATS)
     probe.objective.trunk.compile_blocks()
@@ -130,11 +127,10 @@ def compiled_slowness(
 
 
 def settle_compiling(
-    given: RunConfig, model: TransformerConfig, device: torch.device, batch_tokens: int
+    given: RunConfig, model: TransformerConfig, device: torch.device, batch_tokens: int, *, seconds: float
 ) -> tuple[RunConfig, float | None]:
-    """Whether blocks are compiled: as the user says, or as steps say where the time is long; and the slowness measured."""
-    assert given.train.time is not None
-    if given.train.compile is not None or given.train.time < COMPILING_TIME.get(device.type, math.inf):
+    """Whether blocks are compiled: as the user says, or as steps say where many seconds are left; and the slowness measured."""
+    if given.train.compile is not None or seconds < COMPILING_TIME.get(device.type, math.inf):
         return given, None
     slowness = compiled_slowness(given, model, device, batch_tokens)
     pays = slowness is not None and slowness < 1 - COMPILING_GAIN
@@ -306,7 +302,7 @@ def interpolate_speed(measured: Mapping[int, float], parameters: float) -> float
 def _probe(
     given: RunConfig, model: TransformerConfig, device: torch.device, tokens: int = PROBE_TOKENS
 ) -> dict[str, Any]:
-    tokens = given.batches.batch_tokens or tokens
+    tokens = min(given.batches.batch_tokens or tokens, tokens)
     return {
         "model": model,
         "optim": given.optim,

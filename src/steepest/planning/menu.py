@@ -1,6 +1,6 @@
 """The menu: sizes that could be trained, and the tokens that the time buys for each of them.
 
-    tokens(N) = min(share * seconds left / seconds per token(N),  MOST_EPOCHS * tokens of text)
+    tokens(N) = min(share * seconds left / seconds per token(N),  MOST_EPOCHS * tokens of text, or the user's own most steps)
 
 Everything that chooses a size chooses from it: the rule from speed alone, the law by predicted loss.
 """
@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 from steepest.model import TransformerConfig
 from steepest.model.size import n_matrix_parameters
 from steepest.planning.measure import Pace
-from steepest.planning.rules import FAMILY, allowed_sizes, choose_size, enough_tokens, member
+from steepest.planning.rules import (
+    FAMILY,
+    allowed_sizes,
+    choose_size,
+    default_batch_tokens,
+    enough_tokens,
+    member,
+)
 from steepest.train.run import RunConfig
 
 if TYPE_CHECKING:
@@ -31,11 +38,15 @@ class Menu:
         models: from small to large; one, where the user gave the size.
         bought: tokens that the time buys for each.
         unique: different tokens there are.
+        most_steps: that the user allows.
+        batch_tokens: of a step, where the user has said so.
     """
 
     models: tuple[TransformerConfig, ...]
     bought: tuple[float, ...]
     unique: int
+    most_steps: int | None = None
+    batch_tokens: int | None = None
 
     @classmethod
     def of(
@@ -51,12 +62,29 @@ class Menu:
         bought = [
             TRAINING_SHARE * seconds / pace.seconds_per_token(n_matrix_parameters(model)) for model in models
         ]
-        return cls(tuple(models), tuple(bought), unique)
+        return cls(tuple(models), tuple(bought), unique, given.train.most_steps, given.batches.batch_tokens)
 
     @property
     def tokens(self) -> tuple[float, ...]:
-        """That each would be trained on: what the time buys, or what is enough for so much text."""
-        return tuple(min(tokens, enough_tokens(self.unique)) for tokens in self.bought)
+        """That each would be trained on: what the time buys, or what is enough for so much text or for the user."""
+        return tuple(
+            self._allowed(model, tokens) for model, tokens in zip(self.models, self.bought, strict=True)
+        )
+
+    def _allowed(self, model: TransformerConfig, bought: float) -> float:
+        if self.most_steps is None:
+            return min(bought, enough_tokens(self.unique))
+        tokens = bought
+        while (fewer := self.most_steps * self._batch(model, tokens)) < tokens:
+            tokens = float(fewer)  # of which the rule's batch may be smaller
+        return tokens
+
+    def _batch(self, model: TransformerConfig, tokens: float) -> int:
+        return self.batch_tokens or default_batch_tokens(model.context, max(1, int(tokens)))
+
+    def batch(self, index: int) -> int:
+        """Tokens a step, of one size."""
+        return self._batch(self.models[index], self.tokens[index])
 
     @property
     def sizes(self) -> list[int]:

@@ -8,6 +8,7 @@ unless the plan was made for one that is so many times as fast.
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,23 @@ from typing import Any
 from steepest.config import build
 from steepest.data import Corpus
 from steepest.data.examples import Examples
-from steepest.data.store import TokenStore
 from steepest.errors import ConfigError, DataError
 from steepest.planning.measure import machine
 from steepest.tokenizer import Tokenizer
 from steepest.train.run import RunConfig, resolve_device
 
 FORMAT = 1
+FIGURES = ("parameters", "tokens", "epochs")  # that every plan has
+PROMISED = (
+    "value",
+    "low",
+    "high",
+    "low95",
+    "high95",
+    "multiplier",
+    "tokens",
+    "matrix_parameters",
+)  # every prediction
 
 
 def fingerprints(config: RunConfig, examples: Examples) -> dict[str, Any]:
@@ -39,10 +50,9 @@ def fingerprints(config: RunConfig, examples: Examples) -> dict[str, Any]:
 
 
 def data_fingerprint(corpus: Corpus) -> str:
-    """Of the tokens themselves (how many, the first and the last), not of where they are kept."""
+    """Of all the tokens, not of where they are kept."""
     parts = (corpus.train, corpus.validation)
-    stores = [TokenStore(part.tokens, part.document_starts, part.n_bytes).fingerprint for part in parts]
-    return hashlib.sha256(" ".join(stores).encode()).hexdigest()
+    return hashlib.sha256(" ".join(part.fingerprint for part in parts).encode()).hexdigest()
 
 
 def plan_record(config: RunConfig, record: Mapping[str, Any], examples: Examples) -> dict[str, Any]:
@@ -68,14 +78,38 @@ def read_plan(path: Path) -> tuple[RunConfig, dict[str, Any]]:
         raise ConfigError(f"{path}: cannot read: {error.strerror}") from None
     except ValueError:
         raise ConfigError(f"{path} is not a plan: it is not JSON; {how}") from None
-    if not isinstance(plan, dict) or plan.get("kind") != "plan" or "config" not in plan:
+    if not isinstance(plan, dict) or plan.get("kind") != "plan" or not isinstance(plan.get("config"), dict):
         raise ConfigError(f"{path} is not a plan: it names no config; {how}")
-    if plan.get("format", 0) > FORMAT:
+    if isinstance(plan.get("format"), int) and plan["format"] > FORMAT:
         raise ConfigError(
             f"{path} was made by a newer steepest (plan format {plan['format']}, this one reads up to {FORMAT}); "
             "upgrade steepest"
         )
-    return build(RunConfig, plan["config"], where=str(path)), plan
+    config = build(RunConfig, plan["config"], where=str(path))
+    lacking = [key for key in FIGURES if not _positive(plan.get(key))]
+    lacking += [] if isinstance(plan.get("fingerprint"), dict) else ["fingerprint"]
+    if lacking:
+        raise ConfigError(f"{path} is not a whole plan: it lacks {', '.join(lacking)}; {how}")
+    if "prediction" in plan and promised(plan) is None:
+        del plan["prediction"]
+        plan["unpredictable"] = "what the plan says of it is not whole"
+    return config, plan
+
+
+def promised(plan: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A plan's prediction, or ``None`` if it promises nothing or says it in part.
+
+    >>> promised({"prediction": {"value": 1.5, "low": 1.4}}) is None
+    True
+    """
+    told = plan.get("prediction")
+    if not isinstance(told, dict) or not all(_positive(told.get(key)) for key in PROMISED):
+        return None
+    return told if told["low"] < told["value"] < told["high"] else None
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, int | float) and 0 < value < math.inf
 
 
 def check_plan(plan: Mapping[str, Any], config: RunConfig, examples: Examples) -> None:

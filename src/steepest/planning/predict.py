@@ -80,8 +80,9 @@ class Outlook:
         late, soon = self.law.sample(alone, fresh), self.early.sample(n, tokens, different)
         many = round(float(trust(tokens, self.steadiness)) * soon.size)
         draws = widened(np.concatenate([soon[:many], late[many:]]), self.multiplier * self.doubt)
-        told = summarize(draws, self.law.extrapolation(n, tokens)).scaled(self.unit)
-        near = self.expected(n, np.array([tokens * 0.9, tokens * 1.1]), min(unique, tokens * 0.9))
+        told = summarize(draws, self.early.extrapolation(n, tokens)).scaled(self.unit)
+        around = tokens * np.array([0.9, 1.1])
+        near = self.expected(n, around, np.minimum(unique, around))
         slope = float(np.log(near[0] / near[1]) / math.log(1.1 / 0.9))
         return _widened(told, self.multiplier * slope * PACE_SPREAD)
 

@@ -87,9 +87,7 @@ def promise(
         cache: where finished rungs and the user's own record of predictions are kept.
         seconds: that it may take.
     """
-    kind_name: str = given.objective.kind
-    if kind_name != "next-token" or not isinstance(examples, Corpus):
-        return Promise(reason=f"the loss of {kind_name} is not predicted: ladders are for next-token")
+    assert isinstance(examples, Corpus)  # of a kind that has ladders
     if not examples.held_out_tokens:
         return Promise(reason="nothing is held out, so no loss can be predicted: set data.validation above 0")
     if REPEATED * examples.train_tokens < LEAST_RUNG_TOKENS:

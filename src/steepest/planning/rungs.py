@@ -100,6 +100,8 @@ def design(
         have: rungs that are finished and cost nothing.
         alone: larger sizes than the smallest have one length; another seed of that makes up for it.
     """
+    if not sizes:
+        return []
     done = set(have)
     smaller = [(shape, size) for shape, size in sizes if size <= LARGEST * n] or [sizes[0]]
 

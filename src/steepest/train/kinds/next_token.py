@@ -1,6 +1,5 @@
 """Runs of next-token prediction: a corpus of text, its tokenizer, and a sample at the end."""
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +50,7 @@ class NextTokenKind(Kind):
     def examples(self, folder: RunFolder, config: RunConfig, cache: Path, listen: Listener) -> Corpus:
         """The run's encoded text; standard input cannot be read twice, so there it is what was kept of it."""
         if "-" in config.data.sources:
-            corpus = open_corpus(Path(json.loads(folder.plan.read_text(encoding="utf-8"))["examples"]))
+            corpus = open_corpus(Path(folder.read_plan()["examples"]))
         else:
             corpus = _prepare_corpus(config, cache, listen)
         if Tokenizer.load(corpus.tokenizer).fingerprint != self.tokenizer.fingerprint:
