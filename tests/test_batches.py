@@ -257,6 +257,12 @@ def test_a_short_evaluation_is_spread_over_the_store() -> None:
     assert targets.tolist() == list(range(0, 10_000, 1000))
 
 
+@pytest.mark.parametrize("n", [500, 512, 513, 1023])
+def test_as_many_tokens_as_there_are_means_all_of_them(n: int) -> None:
+    parts = evaluation_batches(flat_store(n), context=256, batch=2, max_tokens=n)
+    assert sum(part.n_targets for part in parts) == n
+
+
 def test_nothing_to_evaluate_is_refused_at_once() -> None:
     empty = TokenStore(np.empty(0, np.uint16), np.empty(0, np.int64), 0)
     with pytest.raises(DataError, match="nothing to evaluate on"):

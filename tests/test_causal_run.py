@@ -54,6 +54,9 @@ def test_simpson_seeing_says_b_and_doing_says_a(kidney: steepest.TrainedRun) -> 
     seen = recovered(reply.seen, "treatment=A") - recovered(reply.seen, "treatment=B")
     assert seen < 0 and effect == pytest.approx(0.0537, abs=0.015)
     assert "stone acts on both treatment and recovered" in reply.why and not reply.warnings
+    selected = kidney.ask("stone | do(treatment=A|B), recovered=yes")  # who recovered is an effect of both
+    assert abs(selected.difference["large"]) > 0.01 and "changes nothing" not in selected.why
+    assert "changes nothing" in kidney.ask("stone | do(treatment=A|B)").why
     for treatment in "AB":
         assert kidney.ask(f"recovered | do(treatment={treatment})").p["yes"] == pytest.approx(
             done[treatment], abs=0.02

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from steepest.data.pair_batches import EncodedPairs, PairBatch, PairBatches
 from steepest.data.pairs import PairTable
 from steepest.errors import ConfigError, DataError
+from steepest.health import gradient_flow
 from steepest.model import Transformer, TransformerConfig
 from steepest.objectives import Contrastive, ContrastiveConfig
 from steepest.tokenizer import bytes_tokenizer
@@ -191,3 +192,21 @@ def test_cut_embeddings_are_trained_beside_the_whole() -> None:
     expected = (plain(rows, batch) + plain(rows[:, :8], batch)) / 2
     torch.testing.assert_close(made.loss_of(rows, batch), expected)
     assert made.embed(batch, 8).shape == (48, 8)
+
+
+def test_a_temperature_below_its_bound_finds_back() -> None:
+    made = objective()
+    with torch.no_grad():
+        made.log_scale.fill_(6.0)
+    made.scale.backward()
+    assert float(made.scale) == pytest.approx(100) and made.log_scale.grad is not None
+    assert made.log_scale.grad.item() == pytest.approx(100)
+
+
+@pytest.mark.parametrize("depth", [0, 2])
+def test_a_probe_leaves_no_hook(depth: int) -> None:
+    made, batch = objective(depth=depth), batch_of("pairs")
+    for _ in range(3):
+        flow = gradient_flow(made, batch)
+    assert not any(parameter._backward_hooks for parameter in made.parameters())
+    assert depth == 0 or flow["stream"]["gradient"][0] > 0

@@ -305,3 +305,14 @@ def test_a_hasty_run_predicts_nothing_where_memory_is_far_away(monkeypatch: pyte
     recomputing = config.replace(train=config.train.replace(backward="recompute"))
     monkeypatch.setattr(split, "free", lambda device: 100 * peak())
     assert unpredicted(recomputing, preferred=4) is None
+
+
+def test_a_bag_without_blocks_is_split_too() -> None:
+    choice = choose_split(sequences=8, depth=0, limit=10**6, predict=lambda micro, k: step(8, 0, micro, k),
+                          time_block=lambda micro: (0.0, 0.0), holdings=(PLAIN, SLOW))  # fmt: skip
+    assert {one.reason(10**6, choice.split) for one in choice.considered} == {
+        "the fastest that fits",
+        "0% slower",
+    }
+    bag = build(RunConfig, {"model": {"depth": 0, "width": 32}, "train": {"device": "cpu"}})
+    assert split.time_block(bag, 4) == (0.0, 0.0)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+import steepest.memory.measure as measuring
 from steepest.config import build
 from steepest.memory import measured, predict
 from steepest.memory.measure import allocator_timeline, free, resident
@@ -165,6 +166,16 @@ def test_measured_sees_what_a_process_takes() -> None:
     assert outside.added < 260e6
     assert 0 < outside.before <= outside.peak
     assert free() > 0 and resident() > 0
+
+
+def test_pages_of_files_that_were_read_are_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {
+        "memory.max": ["1000"],
+        "memory.current": ["900"],
+        "memory.stat": ["anon 100", "inactive_file 600", "file 800"],
+    }
+    monkeypatch.setattr(measuring, "_lines", lambda path: told.get(path.name, []))
+    assert free() == 1000 - 900 + 600
 
 
 RETURN = """

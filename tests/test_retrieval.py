@@ -148,6 +148,9 @@ def test_a_collapsed_encoder_scores_nothing() -> None:
     figures = spread(z)
     assert figures["mean_cosine"] == pytest.approx(1) and figures["effective_rank"] == pytest.approx(1)
     assert "collapsed" in collapse_warnings(figures, 4)[0]
+    few = {"mean_cosine": 0.1, "uniformity": -2.0, "effective_rank": 9.0}
+    assert "9 of 512 directions" in collapse_warnings(few, 512, 2000)[0]
+    assert collapse_warnings(few, 512, 40) == collapse_warnings({**few, "effective_rank": 1.5}, 512, 10) == []
     spread_out = torch.randn(200, 32, generator=torch.Generator().manual_seed(0))
     assert collapse_warnings(spread(torch.nn.functional.normalize(spread_out, dim=1)), 32) == []
     assert alignment(z[:3], -z[:3]) == pytest.approx(4)

@@ -133,6 +133,15 @@ def test_a_directory_is_read_in_order_and_says_what_it_passed_over(tmp_path: Pat
     assert skipped == {"hidden": 2, "binary": 1, "not UTF-8": 1, 'without column "text"': 1}
 
 
+def test_what_was_trained_in_a_folder_is_not_its_text(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("words")
+    run = tmp_path / "runs" / "run-001"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "run.toml").write_text("format = 1")
+    (run / "plan.json").write_text("{}")
+    assert read(tmp_path) == ["words"]
+
+
 def test_globs_are_recursive_and_sorted(tmp_path: Path) -> None:
     make_tree(tmp_path)
     assert read(f"{tmp_path}/a/*.py") == ["one"]
@@ -317,6 +326,10 @@ def test_wrong_rows_name_file_and_line(tmp_path: Path) -> None:
     assert "a.jsonl:1: U+D83D at character 2 is half of" in row("a.jsonl", '{"text": "ab\\ud83d"}\n')
     assert 'a.csv: no column "text"; did you mean "Text"?' in row("a.csv", "id,Text\n1,x\n")
     assert "a.csv:3: this row has 1 columns" in row("a.csv", "id,text\n1,x\n2\n")
+    assert "a.csv:2: this row has 3 columns, the header 2; put quotation marks" in row(
+        "a.csv", "id,text\n1,Hello, world\n"
+    )
+    assert "not CSV" in row("a.csv", 'id,text\n1,x\n2,"never closed\n3,y\n4,z\n')
     assert "cannot be read as Parquet" in row("a.parquet", "not parquet at all")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -204,3 +205,63 @@ def test_a_full_disk_is_one_message_and_the_last_checkpoint_is_whole(tmp_path: P
             load_checkpoint(path)
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_run_goes_on_with_the_text_it_began_with(text_file: Path, tmp_path: Path) -> None:
+    whole = train(text_file, tmp_path, "whole")
+    stopped = train(text_file, tmp_path, "stopped")
+    shutil.rmtree(list_checkpoints(stopped.checkpoints)[-1][1])
+    stopped.result.unlink()
+    places = {"runs": tmp_path / "runs", "cache": tmp_path / "cache"}
+    judged = api.load("whole", runs=places["runs"]).evaluate(cache=places["cache"])
+    text_file.write_text(make_text(2000, seed=5))  # as many bytes of other text, or more
+    resumed = api.resume("stopped", **places)
+    assert losses(stopped) == losses(whole) and weights(stopped) == weights(whole)
+    assert resumed.evaluate(cache=places["cache"]) == judged
+    text_file.unlink()
+    assert api.load("whole", runs=places["runs"]).evaluate(cache=places["cache"]) == judged
+    # Once the encoded text is gone, other text is not taken for it.
+    shutil.rmtree(tmp_path / "cache" / "corpora")
+    text_file.write_text(make_text(2000, seed=5))
+    with pytest.raises(SteepestError, match="has changed since it began"):
+        api.load("whole", runs=places["runs"]).evaluate(cache=places["cache"])
+
+
+def test_a_finished_run_is_not_finished_again(text_file: Path, tmp_path: Path) -> None:
+    run = train(text_file, tmp_path)
+    result = run.result.read_bytes()
+    with pytest.raises(SteepestError, match=r"is finished; go back in it with: steepest rewind a"):
+        api.resume("a", runs=tmp_path / "runs", cache=tmp_path / "cache")
+    assert run.result.read_bytes() == result
+
+
+def test_a_rewound_run_by_the_clock_decides_anew(text_file: Path, tmp_path: Path) -> None:
+    places = {"runs": tmp_path / "runs", "cache": tmp_path / "cache"}
+    config = {**TINY, "train": {**TINY["train"], "dtype": "float32", "keep": 100}}
+    run = api.train(text_file, time=7, name="a", config=config, **places).folder
+    last = losses(run)[-1][0]
+    api.rewind("a", to=8, overrides=["train.time=1e9", f"train.most_steps={last + 40}"], **places)
+    assert losses(run)[-1][0] == last + 40  # not where the first schedule ended
+
+
+def test_a_best_that_a_rewind_has_lost_is_forgotten(text_file: Path, tmp_path: Path) -> None:
+    places = {"runs": tmp_path / "runs", "cache": tmp_path / "cache"}
+    run = train(text_file, tmp_path)
+    record = json.loads((list_checkpoints(run.checkpoints)[-1][1] / "state.json").read_text())
+    best = record["best"]["step"]
+    api.rewind("a", to=24, new_name="with", go_on=False, **places)
+    kept = [step for step, _ in list_checkpoints((tmp_path / "runs" / "with") / "checkpoints")]
+    assert kept == sorted({best, 24})
+    for step, path in list_checkpoints(run.checkpoints):
+        if step == best != 24:
+            shutil.rmtree(path)
+    state = json.loads((dict(list_checkpoints(run.checkpoints))[24] / "state.json").read_text())
+    assert state["best"]["step"] == best
+
+
+@pytest.mark.parametrize("odd", [{"data": "x.txt"}, {"train": "10m"}])
+def test_a_setting_where_a_table_should_be_is_one_clear_line(
+    text_file: Path, tmp_path: Path, odd: dict[str, str]
+) -> None:
+    with pytest.raises(SteepestError, match="is a table of settings"):
+        api.train(text_file, steps=1, runs=tmp_path / "runs", config=odd)

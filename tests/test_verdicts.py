@@ -76,6 +76,14 @@ def test_healthy_runs_raise_nothing(name: str, text: Path, tmp_path: Path) -> No
     assert sum("gradient_flow" in record for record in records) == 9
 
 
+def test_losses_known_by_heart_have_no_ratio() -> None:
+    judge = Judge(Habits(lr=1e-2, clip=1.0, weight_decay=0.0, optimizer="adamw"))
+    for step in range(1, 400):
+        loss = 0.0 if step < 200 else 0.003 * (step % 3)
+        judge.see({"step": step, "loss": loss, "lr": 1e-2, "grad_norm": 0.5, "verdict": "ok", "tokens": step})
+    assert [one.kind for one in judge.verdicts] == []
+
+
 def test_each_kind_is_said_once_but_every_spike_is() -> None:
     judge = Judge(Habits(lr=1.0, clip=0.0))
     said = []

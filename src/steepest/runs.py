@@ -243,7 +243,11 @@ def _taken(path: Path) -> str:
 
 
 def _check_format(path: Path) -> None:
-    match = re.search(r"^format\s*=\s*(\d+)", (path / "run.toml").read_text(encoding="utf-8"), re.MULTILINE)
+    match = re.search(
+        r"^format\s*=\s*(\d+)",
+        (path / "run.toml").read_text(encoding="utf-8", errors="replace"),
+        re.MULTILINE,
+    )
     if match is None:
         raise RunError(f"{path}/run.toml has no format line; it was not written by steepest")
     if int(match[1]) > FORMAT:

@@ -30,6 +30,9 @@ class Settings:
         given = self.config
         values = load_toml(Path(given)) if isinstance(given, str | Path) else dict(given or {})
         values = without_format(values)  # a run.toml may be given as it is
+        for room in ("data", "train"):
+            if not isinstance(values.get(room, {}), Mapping):
+                raise ConfigError(f"config: {room} is a table of settings; got {values[room]!r}")
         if sources:
             values["data"] = {**values.get("data", {}), "sources": absolute(sources)}
         budget = {

@@ -21,7 +21,7 @@ from steepest.api.trained_run import (
 from steepest.checkpoint import list_checkpoints, load_checkpoint, newest_whole
 from steepest.config import build, dump_toml, load_toml, override
 from steepest.data.examples import Examples
-from steepest.errors import ConfigError
+from steepest.errors import ConfigError, RunError
 from steepest.planning import (
     LEAST_TIME,
     Circumstances,
@@ -135,6 +135,12 @@ def resume(
     with folder.lock():
         path, notes = newest_whole(folder.checkpoints)
         parts = _restore(folder, config, path, cache=cache, listen=listen)
+        total = parts.state.schedule.total_steps
+        if folder.result.exists() and total is not None and parts.state.step >= total:
+            raise RunError(
+                f"run {folder.name} is finished; go back in it with: steepest rewind {folder.name} --to STEP, or start "
+                f"another from its weights with: steepest train --from {folder.name}"
+            )
         for note in notes:
             folder.append_event("checkpoint passed over", reason=note)
             listen("event", {"event": "checkpoint passed over", "reason": note})
@@ -166,7 +172,7 @@ def rewind(
         check_new_name(runs, new_name)
     checkpoint = checkpoint_at(folder, to)
     parts = _restore(
-        folder, config, checkpoint, cache=cache, listen=listen
+        folder, config, checkpoint, cache=cache, listen=listen, forget=True
     )  # refuses before anything changes
     step = parts.state.step
     target = folder if new_name is None else create_run(runs, new_name)
@@ -174,8 +180,10 @@ def rewind(
         if new_name is None:
             _abandon_after(folder, step)
         else:
-            _copy(folder, checkpoint, target)
+            _copy(folder, checkpoint, target, best=int(parts.state.best.get("step", step)))
             parts.kind.save(target)
+        if parts.state.best.get("step") not in dict(list_checkpoints(target.checkpoints)):
+            parts.state.best, parts.state.stale = {}, 0  # a later best, abandoned now, had taken its place
         write_atomically(target.config, dump_toml(config, header={"format": FORMAT}))
         target.append_event("rewound", asked=to, to=step, changes=list(overrides), origin=folder.name)
         listen("rewound", {"folder": target, "to": step, "asked": to})
@@ -194,14 +202,19 @@ class _Parts:
 
 
 def _restore(
-    folder: RunFolder, config: RunConfig, checkpoint: Path, *, cache: Path | str | None, listen: Listener
-) -> _Parts:
-    """Compose a run and put a checkpoint back; nothing is written to the run folder."""
+    folder: RunFolder, config: RunConfig, checkpoint: Path, *, cache: Path | str | None, listen: Listener,
+    forget: bool = False,
+) -> _Parts:  # fmt: skip
+    """Compose a run and put a checkpoint back; nothing is written to the run folder.
+
+    Args:
+        forget: what the schedule decided after it, for the run is rewound.
+    """
     tensors, record = load_checkpoint(checkpoint)
     kind = kind_of(config).open(folder, config)
     examples = kind.examples(folder, config, cache_folder(cache), listen)
     state = compose(config, examples, kind.objective)
-    state.restore(tensors, record, _lost_decisions(folder, int(record["step"])))
+    state.restore(tensors, record, [] if forget else _lost_decisions(folder, int(record["step"])))
     return _Parts(state, examples, kind)
 
 
@@ -244,9 +257,11 @@ def _lost_decisions(folder: RunFolder, step: int) -> list[dict[str, Any]]:
     return found
 
 
-def _copy(folder: RunFolder, checkpoint: Path, new: RunFolder) -> None:
-    """Begin a new run from another's checkpoint."""
-    shutil.copytree(checkpoint, new.checkpoints / checkpoint.name)
+def _copy(folder: RunFolder, checkpoint: Path, new: RunFolder, best: int) -> None:
+    """Begin a new run from another's checkpoint, and its best one so far."""
+    have = dict(list_checkpoints(folder.checkpoints))
+    for path in {checkpoint, have.get(best, checkpoint)}:
+        shutil.copytree(path, new.checkpoints / path.name)
     for name in ("plan.json", "metrics.jsonl", "events.jsonl"):
         if (folder.path / name).exists():
             shutil.copy2(folder.path / name, new.path / name)

@@ -159,6 +159,7 @@ def floor_lines(held_out: dict[str, float], carried: dict[str, list[str]]) -> li
 def conclude(run: Any, command: Callable[[str], str]) -> None:
     """Say what a causal run reached, and how to ask it."""
     from steepest.cli.display import duration
+    from steepest.graph.query import as_asked
 
     result, rows = run.result, len(run.kind.table)
     print(
@@ -166,12 +167,13 @@ def conclude(run: Any, command: Callable[[str], str]) -> None:
         f"model itself learned from all {rows:,} rows, {result.step:,} steps"
     )
     target = run.kind.graph.order[-1]
-    causes = run.kind.graph.parents(target) or run.kind.graph.order[:1]
-    value = run.kind.table.schema.categories[run.kind.graph.index[causes[-1]]][0]
+    cause = (run.kind.graph.parents(target) or run.kind.graph.order[:1])[-1]
+    value = as_asked(run.kind.table.schema.categories[run.kind.graph.index[cause]][0])
+    target, cause = as_asked(target), as_asked(cause)
     print(
         f"\ngo on with\n"
-        f'    {command("ask")} "{target} | {causes[-1]}={value}"         what is seen\n'
-        f'    {command("ask")} "{target} | do({causes[-1]}={value})"     what would be\n'
+        f'    {command("ask")} "{target} | {cause}={value}"         what is seen\n'
+        f'    {command("ask")} "{target} | do({cause}={value})"     what would be\n'
         f"    {command('evaluate')} OTHER_ROWS"
     )
 

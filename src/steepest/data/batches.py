@@ -206,7 +206,7 @@ def evaluation_batches(
             f"nothing to evaluate on: the text has {n} tokens; hold out a larger share or give more text"
         )
     windows = np.arange(-(-n // context), dtype=np.int64)
-    if max_tokens is not None and (wanted := max(1, max_tokens // context)) < len(windows):
+    if max_tokens is not None and (wanted := max(1, -(-max_tokens // context))) < len(windows):
         windows = windows[np.arange(wanted) * len(windows) // wanted]
     groups = (windows[at : at + batch] * context - 1 for at in range(0, len(windows), batch))
     return (_evaluation_batch(store, starts, context, document_mask) for starts in groups)

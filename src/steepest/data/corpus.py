@@ -97,6 +97,12 @@ class Corpus:
         return self.path / "tokenizer.json"
 
     @property
+    def content(self) -> str:
+        """Hash of all its token ids, wherever they are kept."""
+        parts = (self.train, self.validation)
+        return hashlib.sha256(" ".join(part.fingerprint for part in parts).encode()).hexdigest()
+
+    @property
     def n_tokens(self) -> int:
         """Tokens of both parts."""
         return self.train_tokens + self.held_out_tokens

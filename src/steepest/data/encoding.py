@@ -133,7 +133,7 @@ class _Workers:
         # One thread in each: the processes already share the cores out.
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         environment |= {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-c", "from steepest.data.encoding import serve; serve()"]
+        command = [sys.executable, "-P", "-c", "from steepest.data.encoding import serve; serve()"]
         self.processes = [
             subprocess.Popen(
                 [*command, str(spool), str(tokenizer_path)],

@@ -137,16 +137,16 @@ def csv_documents(path: Path, column: str, label: str) -> Iterator[Document]:
     """One document per row after the header, the text under ``column``."""
     limit = csv.field_size_limit(sys.maxsize)  # the standard 128 KiB is too small for documents
     try:
-        rows = csv.reader(line.decode() for line in _lines(text_blocks(path, label)))
+        rows = csv.reader((line.decode() for line in _lines(text_blocks(path, label))), strict=True)
         header = next(rows, [])
         if column not in header:
             raise missing_column(label, column, header)
         index = header.index(column)
         for row in rows:
-            if row and len(row) <= index:
+            if row and len(row) != len(header):
                 raise DataError(
                     f"{label}:{rows.line_num}: this row has {len(row)} columns, the header {len(header)}; "
-                    f'the text was expected in column {index + 1}, "{column}"'
+                    'put quotation marks around a text with commas: "..."'
                 )
             if row:
                 yield (row[index].encode(),)

@@ -125,7 +125,7 @@ def _read_tsv(path: Path, label: str, headers: Collection[str]) -> Rows:
 def _read_csv(path: Path, label: str) -> Rows:
     limit = csv.field_size_limit(sys.maxsize)  # the standard 128 KiB is too small for documents
     try:
-        reader = csv.reader(io.StringIO(_text(path, label), newline=""))
+        reader = csv.reader(io.StringIO(_text(path, label), newline=""), strict=True)
         columns = tuple(cell.strip() for cell in next(reader, []))
         cells, numbers = [], []
         for row in reader:

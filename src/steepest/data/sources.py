@@ -238,11 +238,15 @@ def _find_matching(pattern: str, skipped: Counter[str]) -> list[Source]:
 
 
 def _find_inside(folder: Path, name: str, skipped: Counter[str]) -> list[Source]:
-    """All files below a directory, in sorted order, but for hidden ones."""
+    """All files below a directory, in sorted order, but for hidden ones and the folders of runs."""
     if not os.access(folder, os.R_OK | os.X_OK):
         raise DataError(f"{name}: no permission to read this directory")
     files: list[Path] = []
     for place, folders, names in os.walk(folder):
+        if "run.toml" in names and "checkpoints" in folders:  # what was trained here is not data
+            skipped["run folder"] += 1
+            folders.clear()
+            continue
         visible = [each for each in folders if not each.startswith(".")]
         skipped["hidden"] += len(folders) - len(visible) + sum(each.startswith(".") for each in names)
         folders[:] = visible

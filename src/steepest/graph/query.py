@@ -38,6 +38,16 @@ class Query:
         return f"{self.target} | {', '.join(parts)}" if parts else self.target
 
 
+def as_asked(name: str) -> str:
+    """A name or value as a question spells it: in single quotes where it is no single word.
+
+    >>> as_asked("smoker"), as_asked("birth weight")
+    ('smoker', "'birth weight'")
+    """
+    match = _TOKEN.fullmatch(name)
+    return name if match and match["word"] == name else f"'{name}'"
+
+
 def read_query(text: str) -> Query:
     """Read a question.
 

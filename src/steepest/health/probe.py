@@ -103,9 +103,11 @@ class Probe:
             return
         self._activations[place].add(x.detach())
         if x.requires_grad:
-            # The handle is not kept: the hook dies with the graph it belongs to.
-            x.register_hook(  # type: ignore[no-untyped-call]
-                lambda gradient: self._gradients[place].add(gradient.detach())
+            # Mostly the hook dies with the graph it belongs to, but a parameter may be looked at too.
+            self._handles.append(
+                x.register_hook(  # type: ignore[no-untyped-call]
+                    lambda gradient: self._gradients[place].add(gradient.detach())
+                )
             )
 
 

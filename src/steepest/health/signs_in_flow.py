@@ -28,7 +28,7 @@ def vanishing(history: History) -> Verdict | None:
     """The stream's gradient is far smaller before the first block than after the last."""
     step, _, flow = history.flows[-1]
     gradients = flow["stream"]["gradient"]
-    if gradients[0] == 0 and gradients[-1] is not None and step > 1:
+    if gradients[0] == 0 and gradients[-1] and step > 1:
         return Verdict(
             "vanishing gradient", step, "block 1",
             f"Gradients vanish: none at all reaches block 1 of {len(gradients) - 1} at step {step}; give every block "

@@ -13,6 +13,7 @@ SPIKE_SIGMAS, SPIKE_EXCESS, SPIKE_WINDOW = 6.0, 1.25, 64  # robust sigmas, over 
 NOT_FINITE = 3  # skipped steps among those looked back on
 DIVERGED, SMOOTH = 1.15, 32  # mean loss over the best there was, steps that are averaged
 OVER = 1.02  # held-out loss over its best, twice in a row
+BY_HEART = 0.05  # nats a target, below which the data is known by heart and ratios of losses say nothing
 GAP = 0.9  # training loss over held-out loss, at most
 
 
@@ -46,6 +47,8 @@ def spike(history: History) -> Verdict | None:
     middle = median(losses)
     spread = 1.4826 * median(abs(loss - middle) for loss in losses) + 0.02 * abs(middle)
     loss = last["loss"]
+    if middle < BY_HEART:
+        return None
     # Losses that are not finite have a sign of their own.
     if not (middle + SPIKE_SIGMAS * spread < loss < float("inf")) or loss < SPIKE_EXCESS * middle:
         return None
@@ -54,7 +57,7 @@ def spike(history: History) -> Verdict | None:
         "loss spike", last["step"], None,
         f"Loss spike at step {last['step']}: {loss:.3g} against {middle:.3g} before, gradient norm {last['grad_norm']:.2g}; "
         f"{done}; look at the data of that step, and if it comes again lower optim.lr or optim.spike_sigmas.",
-        loss / middle if middle else loss,
+        loss / middle,
     )  # fmt: skip
 
 
@@ -82,7 +85,7 @@ def divergence(history: History) -> Verdict | None:
     best = min(
         median(losses[end - SMOOTH : end]) for end in range(SMOOTH, len(losses) - SMOOTH + 1, SMOOTH // 2)
     )
-    if now <= DIVERGED * best:
+    if now <= DIVERGED * best or best < BY_HEART:
         return None
     return Verdict(
         "rate too high", history.steps[-1]["step"], None,

@@ -72,9 +72,10 @@ class Split:
         """Why it is, or is not, the choice."""
         if self.taken > limit:
             return "does not fit"
-        return (
-            "the fastest that fits" if self == fastest else f"{self.seconds / fastest.seconds - 1:.0%} slower"
-        )
+        if self == fastest:
+            return "the fastest that fits"
+        slower = self.seconds / fastest.seconds - 1 if fastest.seconds else 0.0
+        return f"{slower:.0%} slower"
 
 
 class NothingFits(ConfigError):

@@ -115,13 +115,18 @@ def free(device: torch.device | str = "cpu") -> int:
         if line.startswith("MemAvailable:"):
             amounts.append(int(line.split()[1]) * 1024)
     group = Path("/sys/fs/cgroup")
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
+    for limit, used, parts, cache in (
+        ("memory.max", "memory.current", "memory.stat", "inactive_file "),
+        (
+            "memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat",
+            "total_inactive_file ",
+        ),
+    ):  # fmt: skip
         numbers = [_lines(group / name)[:1] for name in (limit, used)]
         if all(number and number[0].isdigit() for number in numbers):
-            amounts.append(int(numbers[0][0]) - int(numbers[1][0]))
+            # Pages of files that were read count as used, and are given back when they are wanted.
+            cached = sum(int(line.split()[1]) for line in _lines(group / parts) if line.startswith(cache))
+            amounts.append(int(numbers[0][0]) - int(numbers[1][0]) + cached)
     return max(0, min(amounts))
 
 

@@ -182,7 +182,8 @@ class CausalModel:
         cut = whole.copy()
         cut.remove_edges_from([edge for edge in whole.edges if edge[0] in query.do])
         known = set(query.given)
-        if not any(nx.has_path(self.graph.directed, each, y) for each in query.do):
+        reached = {name for each in query.do for name in nx.descendants(self.graph.directed, each)}
+        if y not in reached and not known & reached:
             return f"{x} is no cause of {y}: setting it changes nothing, seeing it may still tell of common causes."
         if nx.is_d_separator(cut, set(query.do), {y}, known):
             return f"seeing and doing agree: nothing acts on both {x} and {y} in another way" + (

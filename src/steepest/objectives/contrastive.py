@@ -15,6 +15,7 @@ loss is not.
 Shapes: R rows, K texts a row, B = R K texts, T positions, D width, V vocabulary.
 """
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
@@ -147,12 +148,14 @@ class Contrastive(Objective):
         self.register_buffer("fusion_V", torch.eye(1 + len(VIEWS), dtype=torch.float64)[0].clone())
         self._loss: PairLoss = named_loss(config, loss)
         self.judged: Judged | None = None  # what the last evaluation found
+        self.judged_texts: int | None = None  # in how many texts
         self.found: dict[str, float] = {}
 
     @property
     def scale(self) -> Tensor:
-        """One over the temperature, clamped."""
-        return self.log_scale.exp().clamp(max=LARGEST_SCALE)[0]
+        """One over the temperature, clamped; its gradient is not, so it finds back."""
+        above = (self.log_scale - math.log(LARGEST_SCALE)).clamp(min=0).detach()
+        return (self.log_scale - above).exp()[0]
 
     # -- embedding ------------------------------------------------------------------------------------
 
@@ -260,7 +263,7 @@ class Contrastive(Objective):
             self.fusion_V.copy_(truth.fit(z_BD, self.metric))
         dense = truth.judge(z_BD, dense_V)
         fused = truth.judge(z_BD, self.fusion_V.cpu()) if self.config.lexical else dense
-        self.judged = fused
+        self.judged, self.judged_texts = fused, len(z_BD)
         found = figures(fused, dense, z_BD, truth, self.metric)
         self.found = {
             **found,
@@ -277,7 +280,7 @@ class Contrastive(Objective):
 
     def warnings(self, metrics: dict[str, float]) -> list[str]:
         """What is wrong with the embeddings, in words."""
-        return collapse_warnings(metrics, self.trunk.config.width)
+        return collapse_warnings(metrics, self.trunk.config.width, self.judged_texts)
 
     def roles(self) -> dict[str, str]:
         """The trunk's roles; temperature, bias and the tokens' weights are vectors."""

@@ -20,7 +20,6 @@ from typing import Any
 from steepest.data import Corpus
 from steepest.planning.climb import SHAPE, Finished, climb, trunk_of
 from steepest.planning.crew import Crew
-from steepest.planning.plan_file import data_fingerprint
 from steepest.planning.rungs import Rung
 from steepest.runs import append_lines, read_lines, write_atomically
 from steepest.tokenizer import Tokenizer
@@ -47,7 +46,7 @@ class Ladder:
     ) -> None:
         self.given, self.fixed, self.corpus = given, fixed, corpus
         about = {
-            "version": VERSION, "data": data_fingerprint(corpus),
+            "version": VERSION, "data": corpus.content,
             "tokenizer": Tokenizer.load(corpus.tokenizer).fingerprint, "machine": machine, "dtype": given.train.dtype,
             "objective": given.objective.model_dump(mode="json"),
             "model": {key: value for key, value in fixed.items() if key not in SHAPE},

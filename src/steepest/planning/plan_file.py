@@ -6,7 +6,6 @@ The fingerprints hold what the promise was made for. Data counts by its tokens, 
 unless the plan was made for one that is so many times as fast.
 """
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -40,19 +39,13 @@ def fingerprints(config: RunConfig, examples: Examples) -> dict[str, Any]:
     found: dict[str, Any] = {"machine": machine(resolve_device(config.train.device))}
     if isinstance(examples, Corpus):
         found |= {
-            "data": data_fingerprint(examples),
+            "data": examples.content,
             "tokenizer": Tokenizer.load(examples.tokenizer).fingerprint,
         }
     else:
         rows = examples.train_batches(config.batches, context=config.model.context, rows=1)
         found["data"] = rows.state_dict().get("fingerprint")
     return found
-
-
-def data_fingerprint(corpus: Corpus) -> str:
-    """Of all the tokens, not of where they are kept."""
-    parts = (corpus.train, corpus.validation)
-    return hashlib.sha256(" ".join(part.fingerprint for part in parts).encode()).hexdigest()
 
 
 def plan_record(config: RunConfig, record: Mapping[str, Any], examples: Examples) -> dict[str, Any]:

@@ -78,6 +78,8 @@ def _loss_view(run: RunRecord, horizon: str) -> str:
     if len(trained) < 2 and not held_out:
         return ""
     end = max(x for x, _ in (*trained[-1:], *held_out[-1:]))
+    if end <= 0:
+        return ""  # only the evaluation before the first step
     prediction = _prediction_of_loss(run)
     foretold = [(x, told) for step, told in forecasts(run) if told.metric == nats_to_target(run)[0]
                 and (x := _at(run, step, horizon)) is not None]  # fmt: skip
@@ -316,7 +318,7 @@ def _loss_words(run: RunRecord, smooth: Points, held_out: Points, name: str) -> 
     if len(held_out) > 1:
         best = min(held_out, key=lambda point: point[1])
         said.append(
-            f"Held-out loss fell from {plain(held_out[0][1])} to {plain(held_out[-1][1])} {spoken(name)}"
+            f"Held-out loss went from {plain(held_out[0][1])} to {plain(held_out[-1][1])} {spoken(name)}"
         )
         if best[1] < held_out[-1][1]:
             said.append(f"its lowest was {plain(best[1])}")

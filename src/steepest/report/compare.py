@@ -87,6 +87,8 @@ def _overlay_view(runs: Sequence[RunRecord], title: str, metric: str, horizon: s
     if not lines:
         return ""
     end = max(points[-1][0] for _, points, _ in lines)
+    if end <= 0:
+        return ""  # only evaluations before the first step
     shown = [y for _, points, _ in lines for x, y in points if x >= 0.04 * points[-1][0]]
     low, high = scale_over(shown, zero=metric == "lr")
 

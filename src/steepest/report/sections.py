@@ -5,6 +5,7 @@ import math
 import shlex
 from html import escape
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 from steepest.report import facts
@@ -126,8 +127,9 @@ def event_table(run: RunRecord) -> str:
 
 def command_lines(run: RunRecord) -> str:
     """The commands that repeat the run and that use it, and the config they need."""
-    name = shlex.quote(run.name)
-    config = shlex.quote(str(run.path / "run.toml"))
+    found = (Path("runs") / run.name).absolute() == run.path.absolute()  # where the commands look for a name
+    name = shlex.quote(run.name if found else str(run.path.absolute()))
+    config = shlex.quote(str((run.path if found else run.path.absolute()) / "run.toml"))
     parts = []
     if run.config:
         timed = number(table(run.config.get("train")).get("time"))

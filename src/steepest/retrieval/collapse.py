@@ -18,6 +18,7 @@ from torch import Tensor
 
 SAMPLE = 1024  # embeddings looked at
 COSINE_LIMIT, UNIFORMITY_LIMIT, RANK_LIMIT = 0.9, -0.5, 0.02
+LEAST_TEXTS = 20  # of which one can say in how many directions they lie
 
 
 def spread(keys_MD: Tensor) -> dict[str, float]:
@@ -50,8 +51,13 @@ def alignment(left_ND: Tensor, right_ND: Tensor) -> float:
     return float((left_ND.double() - right_ND.double()).square().sum(1).mean())
 
 
-def collapse_warnings(figures: Mapping[str, float], width: int) -> list[str]:
+def collapse_warnings(figures: Mapping[str, float], width: int, texts: int | None = None) -> list[str]:
     """What is wrong, in words; nothing if all is well.
+
+    Args:
+        figures: of some embeddings, as `collapse` finds them.
+        width: of an embedding.
+        texts: how many there were: so few cannot use more directions than they are.
 
     >>> collapse_warnings({"mean_cosine": 0.99, "uniformity": -0.02, "effective_rank": 1.3}, 256)[0]
     'the embeddings have collapsed: two texts at random have a cosine of 0.99; lower the learning rate or ...'
@@ -64,7 +70,9 @@ def collapse_warnings(figures: Mapping[str, float], width: int) -> list[str]:
             f"the embeddings have collapsed: two texts at random have a cosine of {cosine:.2f}; "
             "lower the learning rate or the scale, or check that the pairs differ"
         ]
-    if rank < max(2.0, RANK_LIMIT * width):
+    if texts is not None and texts < LEAST_TEXTS:
+        return []
+    if rank < max(2.0, RANK_LIMIT * min(width, texts or width)):
         return [
             f"the embeddings use {rank:.0f} of {width} directions; a smaller objective.dims would serve as well, "
             "or the learning rate is too high"

@@ -8,11 +8,16 @@ weights are those of a run without probes, and a resumed run's probes are those 
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from steepest.data.pair_batches import PairBatch
 from steepest.health import Habits, Judge, Verdict, WeightSample, gradient_flow
 from steepest.train.evaluate import eagerly
 from steepest.train.loop import Record
 from steepest.train.run import RunConfig, resolve_autocast, sequences_per_step
 from steepest.train.state import TrainState
+
+LEAST_PAIRS = (
+    8  # of a probe: the contrast of one pair alone, or of two texts of different classes, has no gradient
+)
 
 Event = dict[str, Any]
 
@@ -89,7 +94,10 @@ class HealthWatch:
     def _probe(self, state: TrainState, moved: dict[str, float] | None) -> dict[str, Any]:
         device = next(state.objective.parameters()).device
         rows = min(self.config.health.rows, self._micro_batch())
-        batch = state.batches.at(state.step - 1).split(rows)[0].to(device)
+        batch = state.batches.at(state.step - 1)
+        if isinstance(batch, PairBatch):  # one pair alone has no gradient
+            rows = max(rows, LEAST_PAIRS * batch.width)
+        batch = batch.split(rows)[0].to(device)
         with eagerly():
             return gradient_flow(
                 state.objective, batch, moved=moved, autocast=resolve_autocast(self.config, device)

@@ -33,10 +33,12 @@ Listener = Callable[[str, dict[str, Any]], None]
 class TrainConfig(RoomConfig):
     """Budget and habits of a run. Exactly one of ``time``, ``steps``, ``tokens``, ``epochs`` is given."""
 
-    time: float | None = Field(None, gt=0, description="wall clock of the whole command, seconds")
+    time: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="wall clock of the whole command, seconds"
+    )
     steps: int | None = Field(None, ge=1, description="optimiser steps")
     tokens: int | None = Field(None, ge=1, description="tokens trained on")
-    epochs: float | None = Field(None, gt=0, description="passes over the training text")
+    epochs: float | None = Field(None, gt=0, allow_inf_nan=False, description="passes over the training text")
     most_steps: int | None = Field(
         None, ge=1, description="steps that are enough: a run by the clock ends early after so many"
     )

@@ -1,6 +1,7 @@
 """One command's work on a run: clock, signals, evaluations, checkpoints, and the result at the end."""
 
 import math
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -154,7 +155,10 @@ class Session:
         schedule, state = self.state.schedule, self.state
         self._began, self._began_at = time.monotonic(), state.step / max(schedule.total_steps or 1, 1)
         held_out = self.examples.held_out_tokens
-        expected = schedule.total_steps or self._expected_steps()
+        timed_run = (
+            self.config.train.time is not None
+        )  # whose steps are fixed on the way: a resumed one sees the same text
+        expected = (None if timed_run else schedule.total_steps) or self._expected_steps()
         wanted = self.config.train.evaluate_tokens or max(
             4 * self.config.model.context, round(0.01 * expected * self._step_tokens())
         )
@@ -299,9 +303,10 @@ class Session:
         self.log.append(record)
         self.health.see(record)
         self.listen("evaluation", {"record": record})
-        for said in set(self.objective.warnings(metrics)) - self._warned:
-            self._warned.add(said)
-            self._event("warning", step=state.step, said=said)
+        for said in self.objective.warnings(metrics):
+            if (kind := re.sub(r"[\d.]+", "", said)) not in self._warned:  # once, whatever the figures
+                self._warned.add(kind)
+                self._event("warning", step=state.step, said=said)
         if state.step and self._best_so_far(metrics):
             state.best, state.stale = {"step": state.step, metric: metrics[metric]}, 0
             state.best["tie"] = _tie(metrics)

@@ -293,7 +293,9 @@ def shown(fit: Fit) -> list[Split]:
 
 
 def time_block(config: RunConfig, micro_batch: int) -> tuple[float, float]:
-    """Seconds of one block's forward, and of its forward and backward, here and now."""
+    """Seconds of one block's forward, and of its forward and backward, here and now; none where there are no blocks."""
+    if config.model.depth == 0:
+        return 0.0, 0.0
     device = resolve_device(config.train.device)
     autocast = resolve_autocast(config, device)
     model = config.model.replace(**{**config.model.model_dump(), "depth": 1, "vocab_size": 2})

@@ -278,6 +278,10 @@ def check(source: str, config: CausalGraphConfig) -> tuple[Graph, Table]:
     graph, where = None if config.graph is None else read_graph_file(config.graph), config.graph
     table = read_table(source, missing=config.missing, bins=config.bins)
     columns = table.schema.columns
+    if odd := [name for name in columns if '"' in name or len(name.splitlines()) != 1]:
+        raise DataError(
+            f"{source}: column {odd[0]!r} holds a quotation mark or a line break; name it without"
+        )
     if graph is None:
         return Graph.complete(columns), table
     absent = [name for name in graph.order if name not in columns]

@@ -48,14 +48,21 @@ class NextTokenKind(Kind):
         return cls(Tokenizer.load(folder.tokenizer), folder.tokenizer)
 
     def examples(self, folder: RunFolder, config: RunConfig, cache: Path, listen: Listener) -> Corpus:
-        """The run's encoded text; standard input cannot be read twice, so there it is what was kept of it."""
-        if "-" in config.data.sources:
-            corpus = open_corpus(Path(folder.read_plan()["examples"]))
-        else:
-            corpus = _prepare_corpus(config, cache, listen)
-        if Tokenizer.load(corpus.tokenizer).fingerprint != self.tokenizer.fingerprint:
+        """The run's encoded text as it was kept, whatever has become of its sources; encoded again only if it is gone."""
+        plan = folder.read_plan()
+        try:
+            corpus = open_corpus(Path(str(plan.get("examples"))))
+        except DataError:
+            tokenizer = config.tokenizer.replace(kind=str(self.file), vocab_size="auto")
+            corpus = _prepare_corpus(config.replace(tokenizer=tokenizer), cache, listen)
+        made_for = plan.get("fingerprint")
+        known = made_for.get("data") if isinstance(made_for, dict) else None
+        if (
+            known not in (None, corpus.content)
+            or Tokenizer.load(corpus.tokenizer).fingerprint != self.tokenizer.fingerprint
+        ):
             raise DataError(
-                f"the data of run {folder.name} has changed since it began: a tokenizer made from it now differs; "
+                f"the data of run {folder.name} has changed since it began, and its encoded text is no longer kept; "
                 "put the old data back, or start a new run"
             )
         listen("data", {"corpus": corpus, "tokenizer": self.tokenizer})
@@ -68,7 +75,9 @@ class NextTokenKind(Kind):
         tokenizer = config.tokenizer.replace(kind=str(self.file), vocab_size="auto")
         data = config.data.replace(sources=list(sources), validation=0.0)
         corpus = _prepare_corpus(config.replace(data=data, tokenizer=tokenizer), cache, listen)
-        return evaluation_batches(corpus.train, context=config.model.context, batch=32)
+        return evaluation_batches(
+            corpus.train, context=config.model.context, batch=32, document_mask=config.batches.document_mask
+        )
 
     def shape(self, config: RunConfig) -> dict[str, Any]:
         """The tokenizer's vocabulary."""
