@@ -270,6 +270,16 @@ def test_the_command_line_from_the_table_to_the_answer(
     assert "treatment=A" in found["seen"]
 
 
+@pytest.mark.parametrize("budget", [{"epochs": 3.0}, {"tokens": 20_000}])
+def test_a_budget_in_epochs_or_tokens_will_do(place: Path, tmp_path: Path, budget: dict[str, Any]) -> None:
+    config = {"objective": {"kind": "causal-graph", "folds": 1}}
+    run = steepest.train(place / "kidney.csv", runs=tmp_path, config=config, **budget)
+    assert run.result is not None and run.result.finished and run.result.step > 1
+    assert run.metrics["loss"] == pytest.approx(-run.result.conclusion["floor"]["network"] / 3)
+    with pytest.raises(QueryError, match="at least one row"):
+        run.sample(0)
+
+
 def test_a_run_by_the_clock_ends_when_its_steps_are_enough(place: Path, tmp_path: Path) -> None:
     run = steepest.train(
         place / "kidney.csv", time=30.0, runs=tmp_path,

@@ -31,6 +31,13 @@ def test_the_same_graph_in_many_spellings(text: str) -> None:
     assert not graph.ties() and graph.order[0] == "a" and graph.order[-1] == "d"
 
 
+@pytest.mark.parametrize("line", ["treatment = stone", "b => c", "rankdir=LR"])
+def test_no_line_of_a_plain_file_is_passed_over(line: str) -> None:
+    with pytest.raises(DataError, match=":2: cannot read"):
+        read_graph(f"a -> b\n{line}\nb -> c", "my.graph")
+    assert read_graph("dag { u [latent] u [latent] u -> a u -> b a -> b }").ties() == [("a", "b")]
+
+
 def test_hidden_causes_and_quoted_names() -> None:
     graph = read_graph('"birth weight" <-> diet\n"birth weight" -> height-at-10\nalone')
     assert graph.ties() == [("birth weight", "diet")]

@@ -1,6 +1,7 @@
 """Seeing and doing against worlds of known truth, hidden causes and all; forty graphs whose answers are known."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from causal_worlds import ExactModel, World
 from steepest.errors import QueryError
 from steepest.graph import Factor, Graph, cost_of, effects, read_graph, settle, sum_out
-from steepest.objectives.intervene import ask, draw_rows
+from steepest.objectives.intervene import ask, draw_rows, table_of
 
 CONFOUNDED = "z -> x\nz -> y\nx -> y"
 FRONT_DOOR = "x -> m -> y\nx <-> y"
@@ -183,3 +184,34 @@ def test_elimination_is_the_sum_over_everything(seed: int) -> None:
     truth = np.einsum(letters, *(factor.table for factor in factors))
     np.testing.assert_allclose(sum_out(factors, keep), truth, rtol=1e-12)
     assert cost_of(scopes, keep, sizes) <= np.prod([sizes[name] for name in present])
+
+
+class OfTables(ExactModel):
+    """The same of a world without hidden causes, too wide for its joint table."""
+
+    def __init__(self, world: World) -> None:
+        self.cards, self.contexts, self.tables = world.cards, world.graph.contexts, world.tables
+
+
+def test_a_whole_row_of_many_columns_is_no_impossible_evidence() -> None:
+    names = [f"c{at:02}" for at in range(40)]
+    graph = read_graph("\n".join([*names, "c00 -> y", "c01 -> y"]))
+    world = World.random(graph, 3)
+    found = ask(OfTables(world), graph, "y", given=dict.fromkeys(names, 0))
+    chances = [world.tables[graph.index[name]][0] for name in names]
+    assert found.evidence == pytest.approx(math.prod(chances)) and found.evidence < 1e-9
+    assert found.p == pytest.approx(world.tables[graph.index["y"]][0, 0])
+
+
+def test_more_known_causes_than_an_array_has_dimensions() -> None:
+    class Wide:
+        """A column with 70 causes, of which all but one are known."""
+
+        cards, contexts = [2] * 71, [()] * 70 + [tuple(range(70))]
+
+        def __call__(self, column: int, contexts: np.ndarray) -> np.ndarray:
+            p = 0.2 + 0.6 * contexts[:, -1] * contexts[:, 0]
+            return np.column_stack([1 - p, p])
+
+    table = table_of(Wide(), 70, dict.fromkeys(range(69), 1))  # type: ignore[arg-type]
+    assert table == pytest.approx(np.array([[0.8, 0.2], [0.2, 0.8]]))

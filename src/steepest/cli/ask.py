@@ -168,6 +168,8 @@ def conclude(run: Any, command: Callable[[str], str]) -> None:
     )
     target = run.kind.graph.order[-1]
     cause = (run.kind.graph.parents(target) or run.kind.graph.order[:1])[-1]
+    if cause == target:
+        return  # one column alone
     value = as_asked(run.kind.table.schema.categories[run.kind.graph.index[cause]][0])
     target, cause = as_asked(target), as_asked(cause)
     print(

@@ -38,10 +38,12 @@ def generate(
 
     trained = api.load(run, runs=runs, step=step)
     text = sys.stdin.read() if prompt == "-" else prompt
-    sys.stdout.write(text)
-    for piece in trained.stream(
+    pieces = trained.stream(
         text, max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
-    ):
+    )
+    first = next(pieces, "")  # refused before anything is written
+    sys.stdout.write(text + first)
+    for piece in pieces:
         sys.stdout.write(piece)
         sys.stdout.flush()
     sys.stdout.write("\n")

@@ -142,6 +142,7 @@ def _tokenizer_config(tokenizer: Tokenizer, context: int) -> dict[str, Any]:
         "eos_token": name,
         "pad_token": name,
         "model_max_length": context,
+        "model_input_names": ["input_ids", "attention_mask"],
         "clean_up_tokenization_spaces": False,
     }
 

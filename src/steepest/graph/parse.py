@@ -77,8 +77,9 @@ def read_graph(text: str, where: str = "graph") -> Graph:
     lines = text.split("\n")
     body, offset = _without_header(text)
     edges = _Edges()
-    for statement in _statements(body, where, lines, offset):
-        _read_statement(statement, edges, where, lines, loose=body is not text)
+    foreign = body is not text
+    for statement in _statements(body, where, lines, offset, settings=foreign):
+        _read_statement(statement, edges, where, lines, loose=foreign)
     _tie_children_of_latent(edges, where)
     if not edges.names:
         raise DataError(f'{where}: nothing is drawn in it; write one "cause -> effect" a line')
@@ -108,7 +109,7 @@ def _tie_children_of_latent(edges: _Edges, where: str) -> None:
         children = [b for a, b in edges.directed if a == name]
         edges.hidden += [(a, b) for i, b in enumerate(children) for a in children[:i]]
         edges.directed = [pair for pair in edges.directed if pair[0] != name]
-        edges.names.pop(name)
+        edges.names.pop(name, None)  # it may be said to be latent twice
 
 
 def _without_header(text: str) -> tuple[str, int]:
@@ -121,8 +122,10 @@ def _without_header(text: str) -> tuple[str, int]:
     return blank[match.end() : end if end > match.end() else len(blank)], blank[: match.end()].count("\n")
 
 
-def _statements(body: str, where: str, lines: list[str], offset: int) -> list[list[_Token]]:
-    """Tokens of every statement; a line break ends one, but not between braces."""
+def _statements(
+    body: str, where: str, lines: list[str], offset: int, *, settings: bool
+) -> list[list[_Token]]:
+    """Tokens of every statement; a line break ends one, but not between braces. ``settings`` are passed over."""
     found: list[list[_Token]] = [[]]
     at, line, depth = 0, offset + 1, 0
     while at < len(body):
@@ -136,7 +139,7 @@ def _statements(body: str, where: str, lines: list[str], offset: int) -> list[li
             depth += 1 if kind == "open" else -1
         if kind == "end" and not depth:
             found.append([])
-        elif kind == "name" and (setting := _SETTING.match(body, match.start())):
+        elif settings and kind == "name" and (setting := _SETTING.match(body, match.start())):
             at = setting.end()
         elif kind not in ("space", "end"):
             found[-1].append(token)

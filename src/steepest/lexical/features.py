@@ -151,10 +151,10 @@ def character_positions(text: str, longest: int = 3) -> Iterator[str]:
     """Characters, and two and three in a row, with their places.
 
     >>> list(character_positions("AC", longest=2))
-    ['0A', '1C', '0AC']
+    ['0 A', '1 C', '0 AC']
     """
     for n in range(1, longest + 1):
-        yield from (f"{at}{text[at : at + n]}" for at in range(min(len(text), LONGEST_ALIGNED) - n + 1))
+        yield from (f"{at} {text[at : at + n]}" for at in range(min(len(text), LONGEST_ALIGNED) - n + 1))
 
 
 @dataclass(frozen=True)

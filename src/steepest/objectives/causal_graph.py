@@ -174,6 +174,8 @@ class CausalGraph(Objective):
         nats = 0.0
         for i, context in enumerate(self.contexts):
             mine = np.flatnonzero(ids[:, 0] == self.n_values + i)
+            if not len(mine):
+                continue
             p = blend(i, ids[mine, 1 : 1 + len(context)] - self.start[list(context)])
             place = np.full(len(ids), -1)
             place[mine] = np.arange(len(mine))

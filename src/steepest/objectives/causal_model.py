@@ -118,6 +118,8 @@ class CausalModel:
 
     def sample(self, n: int, *, do: Mapping[str, str] | None = None, seed: int = 0) -> list[dict[str, str]]:
         """Rows from the model, or from the world where some columns are set."""
+        if n < 1:
+            raise QueryError(f"expected at least one row to draw; got {n}")
         do = dict(do or {})
         self._check_columns(list(do))
         codes = {name: self._code(name, value) for name, value in do.items()}

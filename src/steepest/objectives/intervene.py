@@ -28,7 +28,7 @@ from steepest.graph import Factor, Graph, Settled, cost_of, settle, sum_out
 EXACT_CELLS = 1e6  # of the largest table on the way, up to which answers are exact
 EXACT_QUESTIONS = 5e4  # conditionals asked for, up to which answers are exact
 LEAST_DRAWS = 100  # effective, below which the evidence is too rare to be sampled
-IMPOSSIBLE = 1e-9  # probability of what is known
+IMPOSSIBLE, UNDERFLOW = 1e-9, 1e-290  # probability of each column that is known; of all, where numbers end
 
 
 class Model(Protocol):
@@ -112,10 +112,10 @@ def draw_rows(
 def table_of(model: Model, column: int, fixed: Mapping[int, int] | None = None) -> Floats:
     """A column's whole table: an axis for each column of its context that is not ``fixed``, then its own."""
     fixed, context = fixed or {}, model.contexts[column]
-    shape = [1 if j in fixed else model.cards[j] for j in context]
-    every = np.indices(shape).reshape(len(shape), math.prod(shape)).T.astype(np.int64)
-    every += np.array([fixed.get(j, 0) for j in context], dtype=np.int64)
     free = [model.cards[j] for j in context if j not in fixed]
+    every = np.tile(np.array([fixed.get(j, 0) for j in context], dtype=np.int64), (math.prod(free), 1))
+    open_ = [at for at, j in enumerate(context) if j not in fixed]
+    every[:, open_] = np.indices(free).reshape(len(free), math.prod(free)).T
     return model(column, every).reshape(*free, model.cards[column])
 
 
@@ -142,7 +142,7 @@ def _sum(model: Model, graph: Graph, held: Held, target: str, given: Mapping[str
         factors.append(factor.fix({name: given[name]} if name in given else {}))
     p = sum_out(factors, [target])
     evidence = float(p.sum())
-    if evidence < IMPOSSIBLE:
+    if evidence < _least(given):
         raise _impossible(given, f"probability {evidence:.1g}")
     return Answer(p / evidence, None, 0.0, evidence)
 
@@ -166,13 +166,16 @@ def _sample(
     answer = drawn if later else p_target
     top = weight.max()
     evidence = float(np.exp(weight - top).mean() * np.exp(top)) if np.isfinite(top) else 0.0
-    if evidence < IMPOSSIBLE:
+    if evidence < _least(given):
         raise _impossible(given, f"probability {evidence:.1g}")
     share = np.exp(weight - top)
     share /= share.sum()
     effective = float(1 / np.square(share).sum())
     if given and effective < LEAST_DRAWS:
-        raise _impossible(given, f"{draws:,} draws are worth {effective:.0f} that agree with it")
+        raise QueryError(
+            f"{draws:,} draws are worth {effective:.0f} that agree with what is known of {' and '.join(given)}, and "
+            f"{LEAST_DRAWS} is the least; ask with more --draws, or with less or other evidence"
+        )
     p: Floats = share @ answer
     error: Floats = np.sqrt(np.square(share) @ np.square(answer - p))
     return Answer(p, error, effective, evidence)
@@ -213,6 +216,11 @@ def _draw(
             reach[:, -1] = np.inf  # rounding must not leave the last category out
             rows[:, i] = (dice.random((draws, 1)) >= reach[which]).sum(1)
     return rows, (weight, p_target)
+
+
+def _least(given: Mapping[str, int]) -> float:
+    """Probability below which what is known is taken not to happen: many columns are seldom all as in one row."""
+    return max(float(IMPOSSIBLE ** max(1, len(given))), UNDERFLOW)
 
 
 def _impossible(given: Mapping[str, int] | Sequence[str], why: str) -> QueryError:

@@ -138,7 +138,7 @@ def _judge(parts: list[_Part]) -> dict[str, float]:
 
 def fit_network(config: RunConfig, questions: Questions, build: Build, *, steps: int) -> CausalGraph:
     """Train a network on some questions for so many steps; a pure function of its arguments."""
-    train = config.train.replace(time=None, most_steps=None, steps=steps)
+    train = config.train.replace(time=None, tokens=None, epochs=None, most_steps=None, steps=steps)
     config = config.replace(train=train)
     state = compose(config, TableExamples(questions, Path()), build)
     device = next(state.objective.parameters()).device

@@ -24,7 +24,7 @@ from steepest.graph import Graph, read_graph, read_graph_file
 from steepest.model import Transformer
 from steepest.model.size import n_parameters
 from steepest.objectives import Objective
-from steepest.objectives.causal_graph import CausalGraph, CausalGraphConfig
+from steepest.objectives.causal_graph import PREDICTED_AT_ONCE, CausalGraph, CausalGraphConfig
 from steepest.objectives.causal_model import CausalModel
 from steepest.objectives.conditionals import CANDIDATES, Conditionals
 from steepest.objectives.counting import Counts, n_cells
@@ -147,7 +147,11 @@ class CausalGraphKind(Kind):
         """All rows of other tables with the same columns."""
         for source in sources:
             table = encode_table(source, self.table.schema)
-            yield Questions(table.codes, table.schema.cards, self.graph.contexts).batch()
+            yield from (
+                Questions(table.codes, table.schema.cards, self.graph.contexts)
+                .batch()
+                .split(PREDICTED_AT_ONCE)
+            )
 
     def shape(self, config: RunConfig) -> dict[str, Any]:
         """Value tokens and one question a column; a question and its context."""
@@ -186,9 +190,9 @@ class CausalGraphKind(Kind):
         assert self.fitted is not None
         found = summary(self.fitted, self.graph.order)
         held_out = found.pop("held_out")
-        blend = held_out["blend"]
+        loss = -held_out["network"] / len(self.graph)
         return {
-            "held_out": {"log_likelihood": blend, "loss": -blend / len(self.graph)}, "floor": held_out, **found, "rows": len(self.table)
+            "held_out": {"log_likelihood": held_out["blend"], "loss": loss}, "floor": held_out, **found, "rows": len(self.table)
         }  # fmt: skip
 
     def _bare(self, config: RunConfig, trunk: Transformer) -> CausalGraph:

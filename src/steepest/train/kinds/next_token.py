@@ -20,6 +20,7 @@ from steepest.train.kinds.base import Kind
 from steepest.train.run import Listener, RunConfig
 
 CONTEXT = 256  # tokens a sequence, of any text
+TRICKY = 'Über "3 < 5";\n\n\tself.x  =  1\n'  # what foreign tokenizers change: case, blanks, signs
 
 
 @dataclass
@@ -40,6 +41,13 @@ class NextTokenKind(Kind):
         corpus = _prepare_corpus(config, cache, listen)
         tokenizer = Tokenizer.load(corpus.tokenizer)
         listen("data", {"corpus": corpus, "tokenizer": tokenizer})
+        if not tokenizer.lossless(TRICKY):
+            listen(
+                "event",
+                {
+                    "event": "the tokenizer does not give a text back as it was; bits per byte are of what is left"
+                },
+            )
         return cls(tokenizer, corpus.tokenizer), config, corpus
 
     @classmethod
