@@ -206,4 +206,5 @@ def test_a_run_trains_and_resumes(text_file: Path, tmp_path: Path) -> None:
     usual = settings | {"train": {**settings["train"], "step_in_backward": None}}  # type: ignore[dict-item]
     plain = train(text_file, steps=3, name="b", config=usual, runs=tmp_path)
     assert losses == [record["loss"] for record in plain.folder.read_metrics() if "loss" in record]
+    run.folder.result.unlink()  # as if killed before it was written
     assert resume("a", runs=tmp_path).config.train.step_in_backward

@@ -79,7 +79,7 @@ def test_positions_see_sites_that_bags_do_not() -> None:
     baseline, _ = next(iter(fit_baselines(bag, labels[:400], 2).values()))
     right = [(m.log_probabilities(texts[400:]).argmax(1) == labels[400:]).mean() for m in (model, baseline)]
     assert right[0] > 0.95 > 0.8 > right[1]
-    assert list(character_positions("AC")) == ["0A", "1C", "0AC"]
+    assert list(character_positions("AC")) == ["0 A", "1 C", "0 AC"]
 
 
 def test_more_rows_below_are_seen_by_the_same_terms() -> None:

@@ -261,6 +261,7 @@ def test_a_run_that_takes_more_than_its_limit_is_split_anew(
     assert plan["split_anew_at"] == 2 and plan["predicted"] <= limit
     before, after = events(run)["memory measured"], events(run)["memory split anew"]
     assert before["measured"] > limit and after["micro_batch"] == plan["micro_batch"]
+    run.folder.result.unlink()  # as if killed before it was written
     assert resume("a", runs=tmp_path).config.train.micro_batch == plan["micro_batch"]
 
 

@@ -220,7 +220,11 @@ def test_a_run_under_way_gives_a_page(tmp_path: Path) -> None:
     run = read_run(folder)
     assert reached(run) == ("bits_per_byte", pytest.approx(in_bits(2.6 + 3 * math.exp(-5))))
     said = words_of(write_report(folder).read_text())
-    assert "unfinished" in said and "steepest resume full" in said and "1 broken line passed over" in said
+    assert (
+        "unfinished" in said
+        and f"steepest resume {folder.path}" in said
+        and "1 broken line passed over" in said
+    )
 
 
 def test_text_is_never_markup(tmp_path: Path) -> None:

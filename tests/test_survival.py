@@ -237,7 +237,7 @@ def test_a_finished_run_is_not_finished_again(text_file: Path, tmp_path: Path) -
 
 def test_a_rewound_run_by_the_clock_decides_anew(text_file: Path, tmp_path: Path) -> None:
     places = {"runs": tmp_path / "runs", "cache": tmp_path / "cache"}
-    config = {**TINY, "train": {**TINY["train"], "dtype": "float32", "keep": 100}}
+    config = {**TINY, "train": {**TINY["train"], "dtype": "float32", "keep": 10_000}}
     run = api.train(text_file, time=7, name="a", config=config, **places).folder
     last = losses(run)[-1][0]
     api.rewind("a", to=8, overrides=["train.time=1e9", f"train.most_steps={last + 40}"], **places)

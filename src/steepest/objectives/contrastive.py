@@ -155,7 +155,8 @@ class Contrastive(Objective):
     def scale(self) -> Tensor:
         """One over the temperature, clamped; its gradient is not, so it finds back."""
         above = (self.log_scale - math.log(LARGEST_SCALE)).clamp(min=0).detach()
-        return (self.log_scale - above).exp()[0]
+        scale = (self.log_scale - above).exp()
+        return (scale + (scale.clamp(max=LARGEST_SCALE) - scale).detach())[0]  # to the last bit
 
     # -- embedding ------------------------------------------------------------------------------------
 
