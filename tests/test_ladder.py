@@ -276,7 +276,8 @@ def test_a_ladder_takes_no_more_than_a_share_of_what_reading_has_left(
 def test_a_ladder_stands_for_a_size_that_fits_the_memory(parts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     given, corpus, kind, folder = parts
     choosing = sys.modules["steepest.planning.choose"]
-    real, tried = choosing._settled, list[int]()
+    deciding = sys.modules["steepest.planning.decide"]
+    real, tried = deciding.settled_config, list[int]()
 
     def settled(given: RunConfig, model: Any, *more: Any) -> Any:
         tried.append(n_matrix_parameters(model))
@@ -284,7 +285,7 @@ def test_a_ladder_stands_for_a_size_that_fits_the_memory(parts: Any, monkeypatch
             raise ConfigError("nothing fits")
         return real(given.replace(train=given.train.replace(memory=None)), model, *more)
 
-    monkeypatch.setattr(choosing, "_settled", settled)
+    monkeypatch.setattr(deciding, "settled_config", settled)
     monkeypatch.setattr("steepest.planning.menu.MOST_EPOCHS", 1e9, raising=False)
     whole = Menu.of(
         given.replace(train=given.train.replace(time=600.0)), FIXED, Pace({1000: 1e-9}), 600.0, 10**9
@@ -296,7 +297,7 @@ def test_a_ladder_stands_for_a_size_that_fits_the_memory(parts: Any, monkeypatch
     assert menu.sizes == whole.sizes[:fit] and len(tried) < 8
     # Where nothing fits, no ladder is climbed to find that out.
     monkeypatch.setattr(
-        choosing, "_settled", lambda *more: (_ for _ in ()).throw(ConfigError("nothing fits"))
+        deciding, "settled_config", lambda *more: (_ for _ in ()).throw(ConfigError("nothing fits"))
     )
     small = given.replace(train=given.train.replace(time=600.0, memory=10**6))
     where = Circumstances(time.monotonic(), cache=folder / "cache")

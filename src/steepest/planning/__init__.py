@@ -1,6 +1,7 @@
 """Planning: measure this machine, climb a ladder of small runs, choose what a budget buys, promise a loss, keep score."""
 
-from steepest.planning.choose import Circumstances, choose, limit_vocabulary, settle_here
+from steepest.planning.choose import Circumstances, choose, limit_vocabulary
+from steepest.planning.decide import settle_here
 from steepest.planning.forecast import Forecaster, keep_score
 from steepest.planning.ledger import Ledger
 from steepest.planning.plan_file import check_plan, plan_record, read_plan

@@ -3,13 +3,11 @@
     measure     threads, dtype, seconds per token of a few sizes            (``measure``)
     rule        a size from speed alone: the prior plan, and the whole plan where no ladder pays     (``rules``)
     ladder      small runs within a tenth of the time, and the law fitted to them      (``promise``)
-    choose      the size with the least predicted loss, with the prediction and its intervals
+    decide      the size with the least predicted loss, with the prediction and its intervals     (``decide``)
 
 With a budget in steps, tokens or epochs nothing is measured: the run is a pure function of config and seed.
 """
 
-import bisect
-import math
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +20,7 @@ from steepest.data.examples import Examples
 from steepest.errors import ConfigError
 from steepest.model import TransformerConfig
 from steepest.model.size import flops_per_token, n_matrix_parameters, n_parameters
+from steepest.planning.decide import decide, fitting, settled_config, with_dropout
 from steepest.planning.measure import (
     PROBE_TOKENS,
     Pace,
@@ -32,22 +31,17 @@ from steepest.planning.measure import (
     settle,
     settle_compiling,
 )
-from steepest.planning.menu import NEAR, Menu
+from steepest.planning.menu import Menu
 from steepest.planning.promise import LADDER_SHARE, LEAST_TIME, PLANNING_SHARE, Promise, promise
 from steepest.planning.rules import (
     MOST_EPOCHS,
-    default_batch_tokens,
-    default_dropout,
     default_micro_batch,
     member,
-    with_rate,
     with_row_rates,
 )
-from steepest.train.footprint import subject_of
 from steepest.train.kinds import Kind
 from steepest.train.run import Listener, RunConfig, resolve_autocast, resolve_device, total_steps
 from steepest.train.speed import fastest_threads, thread_candidates, usable_cores
-from steepest.train.split import fit, unpredicted
 
 LEAST_SECONDS = 5.0
 SLACK, REST_SHARE = (
@@ -103,7 +97,7 @@ def choose(
     if given.objective.kind == "next-token":
         given = given.replace(optim=with_row_rates(given.optim))
     if given.train.time is None:
-        config, memory = _settled(given, TransformerConfig(**fixed), None, examples, kind)
+        config, memory = settled_config(given, TransformerConfig(**fixed), None, examples, kind)
         record: dict[str, Any] = {"memory": memory}
     elif kind.own_probe:
         config, record = _by_own_step(given, TransformerConfig(**fixed), examples, kind, where, listen)
@@ -168,7 +162,7 @@ def _by_own_step(
                 "event",
                 {"event": "less time is enough", "seconds": round(needed), "epochs": kind.most_epochs},
             )
-    config, record["memory"] = _settled(given, model, steps * rows * model.context, examples, kind)
+    config, record["memory"] = settled_config(given, model, steps * rows * model.context, examples, kind)
     return config, record
 
 
@@ -216,7 +210,7 @@ def _by_time(
         seconds = where.machine_factor * max(budget - spent, 0.05 * budget)
         return Menu.of(given, fixed, pace, seconds, examples.train_tokens, kind.most_matrix_parameters)
 
-    count = _fitting(given, menu(pace, LADDER_SHARE * budget if climbing else 0.0), examples, kind)
+    count = fitting(given, menu(pace, LADDER_SHARE * budget if climbing else 0.0), examples, kind)
 
     def at_own_batch(pace: Pace, still: float) -> Pace:
         planned = menu(pace, still).up_to(count)
@@ -251,14 +245,14 @@ def _by_time(
     here = where.machine_factor == 1.0  # another machine tries for itself
     seconds = likely.tokens[index] * pace.seconds_per_token(likely.sizes[index]) if here else 0.0
     given, slowness = settle_compiling(
-        given, _with_dropout(given, likely, index), device, likely.batch(index), seconds=seconds
+        given, with_dropout(given, likely, index), device, likely.batch(index), seconds=seconds
     )
     if slowness is not None:
         record["compiled_slowness"] = slowness
         if given.train.compile:
             pace = pace.times(slowness)
     hasty = given.train.memory is None and PREDICTING_SHARE * budget < PREDICTING
-    config, record = _decide(
+    config, record = decide(
         given,
         menu(pace),
         count,
@@ -280,144 +274,6 @@ def _no_ladder(given: RunConfig, kind: Kind) -> str:
     if given.train.start is not None:
         return "a run that goes on from another has no ladder: small runs start from random weights"
     return f"{given.train.time:.0f}s are too short for a ladder of small runs; it takes {LEAST_TIME:.0f}s at least"
-
-
-def _with_dropout(given: RunConfig, menu: Menu, index: int) -> TransformerConfig:
-    """The model of one size, with the rule's dropout unless the user gave one."""
-    model = menu.models[index]
-    if "dropout" in given.model.model_fields_set:
-        return model
-    return model.replace(dropout=default_dropout(menu.epochs(index)))
-
-
-def _of_menu(
-    given: RunConfig,
-    menu: Menu,
-    index: int,
-    examples: Examples,
-    kind: Kind,
-    multiplier: float = 1.0,
-    timed: int = 0,
-) -> tuple[RunConfig, dict[str, Any]]:
-    """The whole config of one size, and how its memory is split."""
-    tokens = max(1, int(menu.tokens[index]))
-    model = _with_dropout(given, menu, index)
-    config, memory = _settled(given, model, tokens, examples, kind, multiplier, timed)
-    if menu.tokens[index] < menu.bought[index] and given.train.most_steps is None:
-        steps = math.ceil(tokens / (config.batches.batch_tokens or model.context))
-        config = config.replace(train=config.train.replace(most_steps=steps))
-    return config, memory
-
-
-def _fitting(given: RunConfig, menu: Menu, examples: Examples, kind: Kind) -> int:
-    """How many sizes, from the smallest on, fit the memory that the user allows: a ladder must stand for one of them.
-
-    Raises:
-        ConfigError: not even the smallest does.
-    """
-    if given.train.memory is None:
-        return len(menu.models)
-
-    def fits(index: int) -> bool:
-        try:
-            _of_menu(given, menu, index, examples, kind)
-        except ConfigError:
-            return False
-        return True
-
-    sizes = menu.sizes
-    largest = max(index for index, size in enumerate(sizes) if size <= NEAR * sizes[menu.rule])
-    if fits(largest):
-        return len(sizes)
-    _of_menu(given, menu, 0, examples, kind)
-    return bisect.bisect_left(range(1, largest), True, key=lambda index: not fits(index)) + 1
-
-
-def _decide(
-    given: RunConfig, whole: Menu, count: int, found: Promise, examples: Examples, kind: Kind, record: dict[str, Any],
-    *, timed: int,
-) -> tuple[RunConfig, dict[str, Any]]:  # fmt: skip
-    """The best size that fits the memory, and what is promised of it.
-
-    Args:
-        count: sizes of the menu, from the smallest on, that are likely to fit.
-        timed: matrix parameters up to which the steps timed so far stand for the run's, in memory.
-    """
-    menu = whole.up_to(count)
-    index = menu.best(found.outlook)
-
-    def settled(menu: Menu, index: int, given: RunConfig = given) -> tuple[RunConfig, dict[str, Any]]:
-        return _of_menu(given, menu, index, examples, kind, found.multiplier, timed)
-
-    while True:
-        try:
-            config, record["memory"] = settled(menu, index)
-            break
-        except ConfigError:
-            if index == 0 or given.train.memory is None:
-                raise
-            menu = menu.up_to(index)
-            index = menu.best(found.outlook)
-    if found.record is not None:
-        record["ladder"] = found.record
-    outlook = found.outlook
-    if outlook is None or outlook.law is None:
-        record["unpredictable"] = found.reason
-        return config, record
-
-    def more_memory() -> int:
-        for larger in range(whole.best(outlook), index, -1):
-            try:
-                settled(
-                    whole,
-                    larger,
-                    given.replace(train=given.train.replace(memory=2 * (given.train.memory or 0))),
-                )
-            except ConfigError:
-                continue
-            return larger
-        return index
-
-    record |= outlook.record(
-        menu, index, memory=whole if given.train.memory is None else whole.only(more_memory())
-    )  # fmt: skip
-    return config, record
-
-
-def settle_here(config: RunConfig, examples: Examples, kind: Kind) -> RunConfig:
-    """A config that was planned on another machine, with what depends on the machine: threads, dtype, split of the batch."""
-    config = settle(config, config.model, resolve_device(config.train.device), {})
-    return _settled(config, config.model, config.train.expected_tokens, examples, kind)[0]
-
-
-def _settled(
-    given: RunConfig, model: TransformerConfig, expected: int | None, examples: Examples, kind: Kind,
-    multiplier: float = 1.0, timed: int = 0,
-) -> tuple[RunConfig, dict[str, Any]]:  # fmt: skip
-    """The whole config of a run of a model over some tokens, and how its memory is split."""
-    device = resolve_device(given.train.device)
-    batch_tokens = given.batches.batch_tokens or default_batch_tokens(model.context, expected)
-    optim = with_rate(given.optim, width=model.width, batch_tokens=batch_tokens, multiplier=multiplier)
-    threads = given.train.threads or usable_cores()
-    config = given.replace(
-        model=model,
-        batches=given.batches.replace(batch_tokens=batch_tokens),
-        optim=optim,
-        train=given.train.replace(
-            threads=threads, compile=bool(given.train.compile), expected_tokens=expected
-        ),
-    )
-    preferred = default_micro_batch(batch_tokens, model.context, device)
-    if n_matrix_parameters(model) <= timed and (seen := unpredicted(config, preferred=preferred)) is not None:
-        return seen
-    config, fitted = fit(
-        config,
-        preferred=preferred,
-        subject=subject_of(config, examples, kind.objective),
-        corpus_bytes=(2 if model.vocab_size <= 2**16 else 4)
-        * (examples.train_tokens + examples.held_out_tokens),
-    )
-    return config, fitted.record()
 
 
 def limit_vocabulary(given: RunConfig) -> RunConfig:
