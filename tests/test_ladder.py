@@ -335,3 +335,49 @@ def test_a_run_by_the_clock_ends_when_more_would_be_learnt_by_heart(parts: Any) 
     assert "less time is enough" not in heard
     own = timed.replace(train=timed.train.replace(most_steps=10**6, compile=False))
     assert choose(own, corpus, kind, where, lambda name, fields: None)[0].train.most_steps == 10**6
+
+
+def test_rungs_are_not_made_shorter_for_another_layer(
+    parts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, corpus, kind, _ = parts
+    planning = sys.modules["steepest.planning.promise"]
+    monkeypatch.setattr(planning, "LEAST_RUNG_TOKENS", 8192)
+    monkeypatch.setattr(planning, "ENOUGH_TOKENS", 1.4 * 8192)
+    monkeypatch.setattr(planning, "most_workers", lambda given: 1)
+
+    def paced(given: Any, models: list[Any], pace: Pace, *, workers: int = 1) -> Pace:
+        return Pace({n_matrix_parameters(model): 1e-4 * model.depth * model.width for model in models})
+
+    monkeypatch.setattr(planning, "rung_pace", paced)
+    menu = Menu((member(FIXED, (6, 192)),), (2e6,), unique=10**9)
+
+    class Designed(Exception):
+        """The first rungs are known."""
+
+    def climbed(seconds: float, shallowest: float) -> tuple[int, int] | None:
+        monkeypatch.setattr(planning, "SHALLOWEST", shallowest)
+        found: list[Rung] = []
+
+        def listen(name: str, fields: dict[str, Any]) -> None:
+            found.extend(fields["rungs"])
+            raise Designed
+
+        try:
+            promise(
+                given, FIXED, corpus, kind, menu, Pace({1: 1.0}), tmp_path, seconds=seconds, listen=listen
+            )
+        except Designed:
+            return found[0].depth, min(rung.tokens for rung in found)
+        return None
+
+    given_up = 0
+    for seconds in np.geomspace(200, 4000, 24).tolist():
+        whole, found = climbed(seconds, 1.0), climbed(seconds, 2 / 3)
+        if whole is None or whole[1] >= planning.ENOUGH_TOKENS:
+            assert whole is None or found == whole
+        else:
+            assert found is not None
+            assert found == whole or (found[0] < 6 and found[1] >= planning.ENOUGH_TOKENS)
+            given_up += found != whole
+    assert given_up

@@ -45,6 +45,7 @@ EVALUATED = 0.35  # cost of a token evaluated, over one trained on
 WHOLE_SHARE = 0.1  # of the ladder's seconds, that evaluating on the whole held-out text may take
 BUILDING = 0.1  # seconds, of a rung's parts
 LEAST_RUNG_TOKENS = 262_144  # shorter ones end before their knee, and two lengths of a size cannot tell
+ENOUGH_TOKENS = 1.4 * LEAST_RUNG_TOKENS  # of a rung: it is not made shorter for the sake of another layer
 SHALLOWEST = 2 / 3  # of the run's depth, that its rungs have at least
 LENGTHS = (2.0, 1.4, 1.0)  # times the shortest rung allowed, that all have if the seconds buy it
 REPEATED = 4  # times that a rung may read its text: dropout begins there, which rungs do not have
@@ -136,7 +137,7 @@ def promise(
         sizes = [((model.depth, model.width), n_matrix_parameters(model)) for model in shapes]
         climbing.pace = rung_pace(given, shapes, pace, workers=climbing.workers)
         deeper = longest()
-        if not deeper:
+        if not deeper or (rungs and _shortest(deeper) < ENOUGH_TOKENS <= _shortest(rungs)):
             if rungs:  # those of one layer less
                 sizes, climbing.pace = before
             break
@@ -293,6 +294,11 @@ def _shapes(given: RunConfig, fixed: dict[str, Any], depth: int) -> list[Transfo
     """What rungs of a run so deep may be, from small to large."""
     rungs = (Rung(depth, width, n=0, tokens=LEAST_RUNG_TOKENS) for width in WIDTHS)
     return [rung_config(given, rung, fixed).model for rung in rungs]
+
+
+def _shortest(rungs: Iterable[Rung]) -> int:
+    """Tokens of the shortest of some rungs, which are rounded."""
+    return min(rung.tokens for rung in rungs)
 
 
 def _enough(designed: Callable[[float], list[Rung]], seconds: float) -> str:

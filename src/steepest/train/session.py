@@ -294,12 +294,8 @@ class Session:
         if not self._evaluate_tokens:
             return
         metrics = self._measure(self._evaluate_tokens)
-        record = {
-            "step": state.step,
-            "tokens": state.tokens,
-            "seconds": round(self.elapsed(), 4),
-            "evaluation": metrics,
-        }
+        where = {"step": state.step, "tokens": state.tokens, "seconds": round(self.elapsed(), 4)}
+        record = {**where, "evaluation": metrics}
         self.log.append(record)
         self.health.see(record)
         self.listen("evaluation", {"record": record})
@@ -310,9 +306,8 @@ class Session:
         if state.step and self._best_so_far(metrics):
             state.best, state.stale = {"step": state.step, metric: metrics[metric]}, 0
             state.best["tie"] = _tie(metrics)
-            self.save(
-                again=True
-            )  # a checkpoint of this very step may be there, and names another as the best
+            # A checkpoint of this very step may be there, and names another as the best.
+            self.save(again=True)
         elif state.step:
             state.stale += 1
 
