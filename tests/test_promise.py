@@ -96,6 +96,14 @@ def test_the_promise_is_the_true_loss_in_bits_per_byte(text: int) -> None:
     assert found.low95 < found.low80 < true < found.high80 < found.high95
 
 
+def test_small_rungs_of_a_large_run_on_a_short_text_count() -> None:
+    # As designed for `python-docs`: thirteen parameters a token of text, which the smallest rung reads four times.
+    found = [rung(n, tokens, text=204_279) for n, tokens in
+             ((82_944, 370_688), (82_944, 741_376), (268_288, 370_688), (268_288, 524_288))]  # fmt: skip
+    assert len(outlook(found, n=2_752_512, tokens=1_429_953.0).rungs) == 4
+    assert len(outlook(found, n=27_525_120, tokens=1_429_953.0).rungs) == 0
+
+
 def test_what_the_whole_text_is_harder_than_its_part_carries_over() -> None:
     plain = outlook(rungs()).predict(900_000, 4e6, 1e9).median
     mixed = [*rungs(), rung(230_000, 1_000_000, whole=0.1)]

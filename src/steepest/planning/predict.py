@@ -41,7 +41,7 @@ from steepest.scaling.recorded import record_of
 
 PACE_SPREAD = 0.05  # of ln tokens: how well measured speed foretells a run's
 Z80, Z95 = 1.2816, 1.9600
-WITHIN = 16.0  # times the run's tokens a parameter, that a rung may be away: the least share of a design, and half of that
+WITHIN = 32.0  # times the run's tokens a parameter, that a rung may be away: small ones of a ladder for a short text are at twenty
 TOLERANCE = 0.02  # of the gate, for slopes of training losses of some hundred steps
 SLOPE_LUCK = 0.01 / math.log(2)  # of a slope, in an octave: seeds of small rungs differ by 1%
 MOST_DOUBT = 3.0
