@@ -135,7 +135,9 @@ def test_a_plan_for_another_machine_leaves_it_its_own_choices(tmp_path: Path, te
         assert (chosen == (None, None)) is (factor != 1.0)
         assert made.config.train.dtype == "float32"  # the user's own stays
     made.save(tmp_path / "plan.json")
+    change(tmp_path / "plan.json", memory={"limit": 1, "asked": True})  # the other machine's
     run = train(tmp_path, tmp_path / "plan.json")
+    assert json.loads(run.folder.plan.read_text())["memory"]["limit"] > 1
     assert run.config.train.threads is not None and run.config.train.compile is False
     assert run.config.optim.lr == made.config.optim.lr and run.config.batches == made.config.batches
 

@@ -108,7 +108,7 @@ def train(
         kind, resolved, examples = kind_of(resolved).prepare(resolved, place, listen)
         check_plan(record, resolved, examples)
         if record.get("machine_factor", 1.0) != 1.0:
-            resolved = settle_here(resolved, examples, kind)
+            resolved, record["memory"] = settle_here(resolved, examples, kind)
     state = compose(resolved, examples, kind.objective)
     take_over(state.objective, resolved)
     folder = create_run(runs, name)

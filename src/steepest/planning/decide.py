@@ -130,10 +130,10 @@ def fitting(given: RunConfig, menu: Menu, examples: Examples, kind: Kind) -> int
     return bisect.bisect_left(range(1, largest), True, key=lambda index: not fits(index)) + 1
 
 
-def settle_here(config: RunConfig, examples: Examples, kind: Kind) -> RunConfig:
-    """A config that was planned on another machine, with what depends on the machine: threads, dtype, split of the batch."""
+def settle_here(config: RunConfig, examples: Examples, kind: Kind) -> tuple[RunConfig, dict[str, Any]]:
+    """A config that was planned on another machine, with this one's threads, dtype and split of the batch; and that split."""
     config = settle(config, config.model, resolve_device(config.train.device), {})
-    return settled_config(config, config.model, config.train.expected_tokens, examples, kind)[0]
+    return settled_config(config, config.model, config.train.expected_tokens, examples, kind)
 
 
 def settled_config(

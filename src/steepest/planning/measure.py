@@ -35,10 +35,8 @@ from steepest.train.step import train_step
 MEASURING_SHARE = 0.25  # of the time, all that comes before it included, after which no more is measured
 PROBING_SHARE = 0.03  # of the time, after which no further size is timed
 PROBE_TOKENS = 2048  # of the steps that are timed
-COMPILING_TIME = {
-    "cpu": 1200.0,
-    "cuda": 500.0,
-}  # seconds left, from which on it is tried whether compiling pays
+# Seconds that training will take, from which on it is tried whether compiling pays.
+COMPILING_TIME = {"cpu": 1200.0, "cuda": 500.0}
 COMPILING_GAIN = 0.03  # of a step's seconds, from which on it does
 OWN_SHARE, REPEATS = 0.01, 4  # of the time, that timing the run's own step may take; how often it is done
 SETTLING_TOKENS = 1024  # of those that only decide on threads and dtype, and of all where the time is short
